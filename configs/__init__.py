@@ -1,0 +1,1 @@
+"""Configurations: get_config() of each file."""

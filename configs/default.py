@@ -1,0 +1,91 @@
+"""The paper's configuration: MVTec AD at 256 px. Every key there is, with its unit.
+
+Other configurations start from this one and change a few lines.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The full default configuration."""
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,  # every random draw of a run follows from it
+            "model": {
+                "image_size": 256,  # px, square
+                "image_range": "unit",  # what the networks see: unit [0, 1] or signed [-1, 1]
+                "unet_base": 128,  # channels
+                "unet_multipliers": (),  # channels of each level / unet_base; () by image_size
+                "res_blocks": 2,  # a level
+                "attention_widths": (32, 16, 8),  # feature map widths (px) that get attention
+                "heads": 4,
+                "head_channels": 0,  # channels of one head; 0: channels / heads
+                "dropout": 0.0,
+                "segmentation_base": 64,  # channels
+                "compute_dtype": "float32",  # float32 or bfloat16; parameters stay float32
+                "remat": False,  # recompute residual blocks in the backward pass: less memory
+            },
+            "diffusion": {
+                "timesteps": 1000,
+                "schedule": "linear",  # linear or cosine
+                "train_split": 300,  # t_s is uniform in [0, train_split)
+                "train_end": 1000,  # t_b is uniform in [train_split, train_end)
+                "eval_less_noisy": 200,
+                "eval_noisier": 400,
+                "guidance_weight": 1.0,
+            },
+            "loss": {
+                "focal_weight": 5.0,
+                "focal_alpha": 0.5,
+                "focal_gamma": 4.0,
+                "smooth_l1_weight": 1.0,
+                "smooth_l1_beta": 1.0,
+            },
+            "unet_optim": {
+                "rate": 1e-4,
+                "schedule": "constant",  # constant, cosine (to 0) or oscillating
+                "warmup_steps": 0,
+                "half_period": 10,  # steps from the peak to 0, oscillating only
+                "weight_decay": 0.0,  # > 0: AdamW
+            },
+            "segmentation_optim": {
+                "rate": 1e-5,
+                "schedule": "oscillating",  # what the authors' code does: peak to 0 every 20 steps
+                "warmup_steps": 0,
+                "half_period": 10,
+                "weight_decay": 0.0,
+            },
+            "data": {
+                "root": "data/mvtec",  # the folder that holds the categories
+                "category": "bottle",
+                "layout": "mvtec",
+                "kind": "auto",  # object, texture, or auto: by the category's name
+                "textures": "data/dtd/images",  # anomaly sources; "": the picture's own pieces
+                "cache_dir": "~/.cache/diffad_jax",  # prepared pictures
+                "resize": "bilinear",  # as the authors resize, or antialias
+                "foreground": "auto",  # auto, object, random (a part of the picture) or full
+                "missing_masks": "error",  # ignore: evaluate without pixel-level metrics
+                "normal_share": 0.5,  # of the training pictures that stay without anomaly
+                "blend_min": 0.2,  # share of the picture that shows through an anomaly
+                "blend_max": 0.8,
+            },
+            "train": {
+                "batch_size": 16,  # over all devices and hosts
+                "steps": 0,  # 0: epochs * floor(pictures / batch_size)
+                "epochs": 3000,
+                "accumulation_steps": 1,  # parts a batch is computed in, one after another
+                "ema_decay": 0.999,  # 0: no averaging
+                "log_every": 50,  # steps
+                "image_every": 1000,  # steps; 0: never
+                "evaluate_every": 5000,  # steps; 0: at the end only
+                "checkpoint_every": 1000,  # steps
+                "keep_checkpoints": 2,
+            },
+            "evaluate": {
+                "batch_size": 16,
+                "top_pixels": 50,  # image score: the mean of that many largest pixels of the map
+                "weights": "ema",  # ema or raw
+                "grid_rows": 12,  # pictures in the grid
+            },
+        }
+    )

@@ -1,0 +1,1 @@
+"""DiffusionAD in JAX and Flax: find defects in product pictures after training on good ones."""

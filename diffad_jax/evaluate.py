@@ -1,0 +1,148 @@
+"""The test split -> anomaly maps, scores, metrics, report."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from diffad_jax import checkpoint, metrics, optim, report, sharding, steps, workdir
+from diffad_jax.config import Config
+from diffad_jax.train_state import Networks, TrainState, Variables, define, init
+from input_pipeline.datasets import Pictures, load_category
+
+logger = logging.getLogger(__name__)
+EvaluateStep = Callable[..., steps.Judgement]
+
+
+def run(config: Config, folder: str | epath.Path) -> dict[str, float]:
+    """Evaluate a run's newest checkpoint and write the report to `WORKDIR/eval/STEP`.
+
+    Raises:
+      ValueError: no run, no checkpoint, another model's run, or unusable pictures.
+    """
+    workdir.check_model(folder, config)
+    pictures = load_category(config.data, config.model.image_size).test
+    check(pictures, config)
+    mesh = sharding.data_mesh()
+    with checkpoint.Checkpoints(folder) as checkpoints:
+        state = checkpoints.restore(restore_target(config, mesh))
+    step_fn = jitted_step(define(config.model), config, mesh)
+    step = int(state.step)
+    key = run_key(config, mesh)
+    return write(folder, step, judge(step_fn, state, key, pictures, config, mesh), config)
+
+
+def check(pictures: Pictures, config: Config) -> None:
+    """Raise ValueError where there is nothing to evaluate."""
+    if not len(pictures.images):
+        folder = epath.Path(config.data.root) / config.data.category / "test"
+        raise ValueError(f"no test pictures in {folder}: nothing to evaluate")
+
+
+def restore_target(config: Config, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and placement of a checkpoint of this configuration."""
+    # Only the structure of the optimizer's state matters here, not the length of its schedule.
+    optimizer = optim.optimizer(config, total_steps=1)
+    shapes = jax.eval_shape(lambda: init(config, optimizer, jax.random.key(config.seed)))
+    return checkpoint.abstract(shapes, sharding.replicated(mesh))
+
+
+def jitted_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateStep:
+    """`steps.evaluate_step` for batches split over the mesh; its results are whole everywhere."""
+    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
+    return jax.jit(
+        functools.partial(steps.evaluate_step, networks=networks, config=config),
+        in_shardings=(everywhere, split, split, everywhere),
+        out_shardings=everywhere,
+    )
+
+
+def weights(state: TrainState, config: Config) -> Variables:
+    """The variables that evaluation reads."""
+    return state.ema if config.evaluate.weights == "ema" else state.variables
+
+
+def run_key(config: Config, mesh: Mesh) -> jax.Array:
+    """The key that all of a run's draws follow from, on every device."""
+    return jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+
+
+def judge(
+    step_fn: EvaluateStep,
+    state: TrainState,
+    key: jax.Array,
+    pictures: Pictures,
+    config: Config,
+    mesh: Mesh,
+) -> report.Evaluation:
+    """Run every picture through the model, in batches padded to one shape.
+
+    The noise of a picture is a function of (key, its index), so neither the batch size nor the
+    number of devices changes it.
+    """
+    variables = weights(state, config)
+    scores, maps, reconstructions = [], [], []
+    for batch, index, count in padded_batches(pictures.images, config.evaluate.batch_size, mesh):
+        judged = jax.device_get(step_fn(variables, batch, index, key))
+        scores.append(judged.score[:count])
+        maps.append(judged.anomaly_map[:count, ..., 0])
+        reconstructions.append(np.round(judged.reconstruction[:count] * 255).astype(np.uint8))
+    return report.Evaluation(
+        names=pictures.names,
+        defects=pictures.defects,
+        labels=pictures.labels,
+        scores=np.concatenate(scores).astype(np.float64),
+        maps=np.concatenate(maps),
+        images=pictures.images,
+        reconstructions=np.concatenate(reconstructions),
+        masks=pictures.masks,
+        has_mask=pictures.has_mask,
+    )
+
+
+def padded_batches(
+    images: np.ndarray, batch_size: int, mesh: Mesh
+) -> Iterator[tuple[jax.Array, jax.Array, int]]:
+    """(image f32[b,s,s,3] in [0,1], index i32[b], real pictures among them), split over the mesh.
+
+    b is `batch_size` rounded up to a multiple of the devices; the last batch repeats its last
+    picture.
+    """
+    size = -(-batch_size // mesh.size) * mesh.size
+    split = sharding.split(mesh)
+    for start in range(0, len(images), size):
+        real = np.arange(start, min(start + size, len(images)), dtype=np.int32)
+        index = np.pad(real, (0, size - len(real)), mode="edge")
+        image = images[index].astype(np.float32) / np.float32(255)
+        yield jax.device_put(image, split), jax.device_put(index, split), len(real)
+
+
+def write(
+    folder: str | epath.Path, step: int, evaluation: report.Evaluation, config: Config
+) -> dict[str, float]:
+    """Write metrics.json, scores.csv and grid.png to `WORKDIR/eval/STEP`; returns the metrics."""
+    values = metrics.evaluate(
+        evaluation.labels, evaluation.scores, truth(evaluation), evaluation.maps
+    )
+    if jax.process_index() == 0:
+        target = epath.Path(folder) / "eval" / str(step)
+        target.mkdir(parents=True, exist_ok=True)
+        report.write_metrics(target / "metrics.json", values)
+        threshold = values["image_f1_threshold"]
+        report.write_scores(target / "scores.csv", evaluation, threshold)
+        rows = report.choose_rows(evaluation, config.evaluate.grid_rows)
+        title = f"{config.data.category}, step {step}"
+        report.write_grid(target / "grid.png", evaluation, rows, title, threshold)
+        logger.info("%s, step %d\n%s", config.data.category, step, report.table(values))
+        logger.info("report: %s", target)
+    return values
+
+
+def truth(evaluation: report.Evaluation) -> np.ndarray | None:
+    """Masks as bool[n,s,s], or None where a defective picture has none: no pixel-level metrics."""
+    masks = [evaluation.truth(row) for row in range(len(evaluation.names))]
+    return None if any(mask is None for mask in masks) else np.stack(masks)

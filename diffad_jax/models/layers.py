@@ -1,0 +1,63 @@
+"""What both networks share: PyTorch's initial values and "in at least float32"."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from diffad_jax.config import ModelConfig
+
+EPSILON = 1e-5  # of every GroupNorm and BatchNorm
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of inputs and parameters
+
+
+def compute_dtype(config: ModelConfig):
+    """The dtype that convolutions and linear layers compute in; None: that of their inputs."""
+    return DTYPES[config.compute_dtype]
+
+
+def wide(dtype):
+    """float32, or `dtype` where that is wider (float64 tests stay float64)."""
+    # NumPy's rule: JAX's refuses to answer where implicit promotion is switched off.
+    return np.promote_types(dtype, np.float32)
+
+
+def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x` in float32, or as it is where it is wider."""
+    return x.astype(wide(x.dtype))
+
+
+def conv(inputs: int, outputs: int, size: int, *, dtype, zero: bool = False, rngs) -> nnx.Conv:
+    """A `size` x `size` convolution that keeps height and width.
+
+    It starts as PyTorch's does, weights and biases uniform within 1/sqrt(fan_in), or at zero.
+    """
+    init = _initial(inputs * size * size, zero)
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        dtype=dtype,
+        kernel_init=init,
+        bias_init=init,
+        rngs=rngs,
+    )
+
+
+def linear(inputs: int, outputs: int, *, dtype, zero: bool = False, rngs) -> nnx.Linear:
+    """A linear layer over the last axis, with the initial values of `conv`."""
+    init = _initial(inputs, zero)
+    return nnx.Linear(inputs, outputs, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs)
+
+
+def _initial(fan_in: int, zero: bool):
+    """Initializer for the kernel and the bias of a layer with `fan_in` inputs an output."""
+    if zero:
+        return nnx.initializers.zeros_init()
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32, **_):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,134 @@
+"""The segmentation network: picture and repaint in, anomaly map out. NHWC."""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from diffad_jax.config import ModelConfig
+from diffad_jax.models.layers import EPSILON, at_least_float32, compute_dtype, conv
+
+MOMENTUM = 0.9  # share of the old running statistics that stays; PyTorch calls it momentum 0.1
+ENCODER_WIDTHS = (1, 2, 4, 8, 8, 8)  # times the base width
+DECODER_WIDTHS = (8, 4, 2, 1, 1)
+
+
+class BatchNorm(nnx.Module):
+    """BatchNorm as PyTorch's: the running variance is unbiased, n / (n - 1), which Flax's is not.
+
+    The statistics are plain means over the batch axis: of the global batch, under jit with a
+    sharded batch. They are computed in at least float32; the result has the input's dtype.
+    """
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones((channels,)))
+        self.bias = nnx.Param(jnp.zeros((channels,)))
+        self.mean = nnx.BatchStat(jnp.zeros((channels,)))
+        self.var = nnx.BatchStat(jnp.ones((channels,)))
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """`train`: normalise by the batch's statistics and update the running ones."""
+        values = at_least_float32(x)
+        if train:
+            mean = values.mean(axis=(0, 1, 2))
+            var = jnp.square(values - mean[None, None, None, :]).mean(axis=(0, 1, 2))
+            n = x.size // x.shape[-1]
+            _update(self.mean, mean)
+            _update(self.var, var * (n / max(n - 1, 1)))
+        else:
+            mean, var = self.mean[...], self.var[...]
+        gain = self.scale[...] / jnp.sqrt(var + EPSILON)
+        centred = values - mean[None, None, None, :]
+        y = centred * gain[None, None, None, :] + self.bias[...][None, None, None, :]
+        return y.astype(x.dtype)
+
+
+def _update(running: nnx.BatchStat, value: Float[Array, " c"]) -> None:
+    old = running[...]
+    running[...] = (MOMENTUM * old + (1 - MOMENTUM) * value).astype(old.dtype)
+
+
+class DoubleConv(nnx.Module):
+    """conv3x3 - BatchNorm - ReLU, twice."""
+
+    def __init__(self, inputs: int, outputs: int, *, dtype, rngs: nnx.Rngs):
+        self.conv1 = conv(inputs, outputs, 3, dtype=dtype, rngs=rngs)
+        self.norm1 = BatchNorm(outputs)
+        self.conv2 = conv(outputs, outputs, 3, dtype=dtype, rngs=rngs)
+        self.norm2 = BatchNorm(outputs)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c2"]:
+        """`train` as in `BatchNorm`."""
+        x = nnx.relu(self.norm1(self.conv1(x), train=train))
+        return nnx.relu(self.norm2(self.conv2(x), train=train))
+
+
+class UpConv(nnx.Module):
+    """Bilinear doubling - conv3x3 - BatchNorm - ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, *, dtype, rngs: nnx.Rngs):
+        self.conv = conv(inputs, outputs, 3, dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(outputs)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
+        """`train` as in `BatchNorm`."""
+        return nnx.relu(self.norm(self.conv(double_aligned(x)), train=train))
+
+
+class SegmentationNet(nnx.Module):
+    """Anomaly map from concat(image, guided reconstruction). `nnx.Param` and `nnx.BatchStat`."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        dtype = compute_dtype(config)
+        encoder = [config.segmentation_base * width for width in ENCODER_WIDTHS]
+        decoder = [config.segmentation_base * width for width in DECODER_WIDTHS]
+        inputs = [6, *encoder[:-1]]
+        self.encoder = nnx.List(
+            DoubleConv(i, o, dtype=dtype, rngs=rngs) for i, o in zip(inputs, encoder, strict=True)
+        )
+        inputs = [encoder[-1], *decoder[:-1]]
+        self.up = nnx.List(
+            UpConv(i, o, dtype=dtype, rngs=rngs) for i, o in zip(inputs, decoder, strict=True)
+        )
+        inputs = [o + skip for o, skip in zip(decoder, encoder[-2::-1], strict=True)]
+        self.decoder = nnx.List(
+            DoubleConv(i, o, dtype=dtype, rngs=rngs) for i, o in zip(inputs, decoder, strict=True)
+        )
+        self.out = conv(decoder[-1], 1, 3, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w 6"], *, train: bool) -> Float[Array, "b h w 1"]:
+        """The anomaly map.
+
+        Args:
+          x: the picture and its guided reconstruction, concatenated over the channels, NHWC;
+            height and width divisible by 32.
+          train: use the batch's statistics and update the running ones.
+
+        Returns:
+          Probabilities in [0, 1], in at least float32.
+        """
+        skips = []
+        for depth, block in enumerate(self.encoder):
+            x = block(x if depth == 0 else nnx.max_pool(x, (2, 2), strides=(2, 2)), train=train)
+            skips.append(x)
+        skips.pop()
+        for up, block in zip(self.up, self.decoder, strict=True):
+            x = block(jnp.concatenate([up(x, train=train), skips.pop()], axis=-1), train=train)
+        return nnx.sigmoid(at_least_float32(self.out(x)))
+
+
+def double_aligned(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Bilinear doubling with aligned corners: output i reads position i (n - 1) / (2 n - 1).
+
+    Two products with constant matrices, in full precision: exact, and unlike a gather its
+    gradient needs no scatter, which is slow and on a GPU not reproducible.
+    """
+    rows, columns = (jnp.asarray(_interpolation(n), x.dtype) for n in x.shape[1:3])
+    x = jnp.einsum("ph,bhwc->bpwc", rows, x, precision="highest")
+    return jnp.einsum("qw,bpwc->bpqc", columns, x, precision="highest")
+
+
+def _interpolation(n: int) -> np.ndarray:
+    """[2 n, n] matrix of the linear interpolation weights."""
+    position = np.arange(2 * n) * (n - 1) / (2 * n - 1)
+    return np.maximum(0.0, 1.0 - np.abs(position[:, None] - np.arange(n)[None, :]))

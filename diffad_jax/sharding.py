@@ -1,0 +1,38 @@
+"""Data parallelism: one mesh axis, the state everywhere, a batch split over it."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def data_mesh(devices=None) -> Mesh:
+    """A mesh with the single axis 'data' over all (or the given) devices."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The first dimension is split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def check_batch(size: int, mesh: Mesh, name: str) -> None:
+    """Raise ValueError where a batch cannot be split evenly over the devices."""
+    if size % mesh.size:
+        raise ValueError(f"{name}={size} is not divisible by the {mesh.size} devices")
+
+
+def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's part of a batch, each array [b / hosts, ...], as global arrays [b, ...]."""
+    sharding = split(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }

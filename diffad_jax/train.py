@@ -1,0 +1,173 @@
+"""The training loop, top to bottom."""
+
+import functools
+import logging
+import math
+import signal
+import threading
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from diffad_jax import checkpoint, evaluate, logs, optim, report, sharding, steps, train_state
+from diffad_jax import workdir as workdirs
+from diffad_jax.config import Config
+from input_pipeline import datasets, pipeline
+
+logger = logging.getLogger(__name__)
+PANEL_ROWS = 8  # training pictures shown in TensorBoard
+
+
+def run(config: Config, workdir: str | epath.Path) -> dict[str, float] | None:
+    """Train, or go on training, to the configured length; evaluate at the end.
+
+    Returns the final evaluation's metrics; None where the process was told to stop (its state is
+    saved, the same command continues) or the category has no test pictures.
+
+    Raises:
+      ValueError: unusable pictures, or a workdir of another configuration.
+      FloatingPointError: a loss term is not finite; names the step and the term.
+    """
+    # Everything that can be wrong with the input is found here, before anything is compiled.
+    mesh = sharding.data_mesh()
+    sharding.check_batch(config.train.batch_size, mesh, "train.batch_size")
+    micro_batch = config.train.batch_size // config.train.accumulation_steps
+    sharding.check_batch(micro_batch, mesh, "train.batch_size / train.accumulation_steps")
+    category = datasets.load_category(config.data, config.model.image_size)
+    textures = datasets.load_textures(
+        config.data.textures, config.data.cache_dir, config.model.image_size, config.data.resize
+    )
+    pictures = len(category.train.images)
+    total_steps = length(config, pictures)
+    pipeline.check(category, config.train.batch_size, jax.process_count())
+    workdirs.claim(workdir, config)
+
+    # State: from the newest checkpoint, else from the seed.
+    networks = train_state.define(config.model)
+    optimizer = optim.optimizer(config, total_steps)
+    everywhere = sharding.replicated(mesh)
+    key = evaluate.run_key(config, mesh)
+    init = functools.partial(train_state.init, config, optimizer)
+    checkpoints = checkpoint.Checkpoints(
+        workdir, config.train.checkpoint_every, config.train.keep_checkpoints
+    )
+    if checkpoints.latest is None:
+        state = jax.jit(init, out_shardings=everywhere)(key)
+    else:
+        state = checkpoints.restore(checkpoint.abstract(jax.eval_shape(init, key), everywhere))
+    first_step = int(state.step)
+    logger.info(
+        "%s: %d good pictures, %d test pictures, steps %d to %d on %d %s device(s)",
+        *(config.data.category, pictures, len(category.test.images)),
+        *(first_step, total_steps, mesh.size, mesh.devices.flat[0].platform),
+    )
+
+    train_step = jax.jit(
+        functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config),
+        donate_argnums=0,
+        in_shardings=(everywhere, sharding.split(mesh), everywhere),
+        out_shardings=everywhere,
+    )
+    evaluate_step = evaluate.jitted_step(networks, config, mesh)
+    batches = pipeline.numpy_batches(
+        category,
+        textures,
+        config,
+        start_step=first_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    log = logs.Log(workdir, first_step, total_steps, config.train.batch_size)
+    final, pending = None, []
+    with checkpoints, log, Preemption() as preemption, jax.transfer_guard("disallow"):
+        for step in range(first_step + 1, total_steps + 1):
+            batch = sharding.to_devices(next(batches), mesh)
+            state, metrics = train_step(state, batch, key)
+            pending.append((step, metrics))
+            last, stop = step == total_steps, preemption.reached(step)
+            save = last or stop or checkpoints.due(step)
+
+            if save or due(step, config.train.log_every):
+                # Before anything is saved: a checkpoint never holds a diverged state.
+                means = window_means(pending)
+                if last or due(step, config.train.log_every):
+                    log.train(step, means)
+                    pending = []
+            if save:
+                checkpoints.save(step, state)
+            if stop and not last:
+                logger.info("told to stop: saving step %d; the same command continues", step)
+                return None
+            if due(step, config.train.image_every):
+                panel = training_picture(evaluate_step, state, batch, key, config, mesh)
+                log.picture(step, "train/batch", panel)
+                log.pause()
+            if len(category.test.images) and (last or due(step, config.train.evaluate_every)):
+                judged = evaluate.judge(evaluate_step, state, key, category.test, config, mesh)
+                final = evaluate.write(workdir, step, judged, config)
+                log.evaluation(step, final)
+                log.pause()
+    return final
+
+
+def length(config: Config, pictures: int) -> int:
+    """Steps of a whole run; an epoch is floor(pictures / batch_size) of them."""
+    return config.train.steps or config.train.epochs * (pictures // config.train.batch_size)
+
+
+def due(step: int, every: int) -> bool:
+    """Whether `step` is one of every `every`; never where that is 0."""
+    return every > 0 and step % every == 0
+
+
+def window_means(pending: list[tuple[int, dict[str, jax.Array]]]) -> dict[str, float]:
+    """Mean of each metric over the steps waiting to be logged.
+
+    Read many steps at a time, because reading one makes the host wait for the device.
+
+    Raises:
+      FloatingPointError: a metric of a step is not finite.
+    """
+    values = [(step, jax.device_get(metrics)) for step, metrics in pending]
+    for step, metrics in values:
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"step {step}: {', '.join(bad)} not finite; the newest checkpoint is older than "
+                "that; lower the learning rates or train in float32"
+            )
+    return {name: float(np.mean([m[name] for _, m in values])) for name in values[0][1]}
+
+
+def training_picture(evaluate_step, state, batch, key, config: Config, mesh) -> np.ndarray:
+    """u8[h,w,3]: input, guided reconstruction, anomaly map and mask of a training batch."""
+    index = np.arange(config.train.batch_size, dtype=np.int32)
+    index = jax.device_put(index, sharding.split(mesh))
+    judged = evaluate_step(evaluate.weights(state, config), batch["image"], index, key)
+    shown = (batch["image"], judged.reconstruction, judged.anomaly_map, batch["mask"])
+    whole = jax.device_get(jax.device_put(shown, sharding.replicated(mesh)))
+    return report.training_panel(*(part[:PANEL_ROWS] for part in whole))
+
+
+class Preemption:
+    """Knows whether this run was told to stop (SIGTERM, as clusters send before they preempt)."""
+
+    def __enter__(self) -> "Preemption":
+        self._told = threading.Event()
+        self._previous = None
+        # With several hosts, JAX's own handler makes all of them stop after the same step.
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, lambda *_: self._told.set())
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and stop after `step`; the same answer on every host."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._told.is_set()

@@ -1,0 +1,86 @@
+"""A run's folder: which configuration it belongs to, and files that are whole or not there.
+
+WORKDIR/config.json                     the configuration
+WORKDIR/checkpoints/STEP/               state of training
+WORKDIR/metrics.jsonl                   a line for every log_every steps, and one per evaluation
+WORKDIR/tensorboard/                    the same, and pictures
+WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png
+"""
+
+import json
+
+from etils import epath
+
+from diffad_jax.config import Config, difference
+
+# What may change between two starts of one training run: its length, how often things are written,
+# how it is evaluated, and where prepared pictures are cached.
+FREE_IN_TRAINING = (
+    "train.steps",
+    "train.epochs",
+    "train.log_every",
+    "train.image_every",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "evaluate.",
+    "data.cache_dir",
+    "data.missing_masks",
+)
+# What must be the same to evaluate a trained model; the pictures may be others.
+FIXED_IN_EVALUATION = ("model.", "diffusion.")
+
+
+def claim(workdir: str | epath.Path, config: Config) -> None:
+    """Make the folder this run's, or check that it already is.
+
+    Raises:
+      ValueError: the folder holds a run whose model, data or training differs; names the keys.
+    """
+    path = config_path(workdir)
+    if not path.exists():
+        epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps(config.to_dict(), indent=2) + "\n")
+        return
+    lines = [
+        line
+        for line in difference(json.loads(path.read_text()), config.to_dict())
+        if not line.startswith(FREE_IN_TRAINING)
+    ]
+    _refuse(lines, path, "use another --workdir, or the configuration it was started with")
+
+
+def check_model(workdir: str | epath.Path, config: Config) -> None:
+    """Check that the folder holds a run of the same model.
+
+    Raises:
+      ValueError: no run there, or one whose model differs; names the keys.
+    """
+    path = config_path(workdir)
+    if not path.exists():
+        raise ValueError(f"{workdir} holds no run: {path} does not exist")
+    lines = [
+        line
+        for line in difference(json.loads(path.read_text()), config.to_dict())
+        if line.startswith(FIXED_IN_EVALUATION)
+    ]
+    _refuse(lines, path, "give the configuration it was trained with")
+
+
+def config_path(workdir: str | epath.Path) -> epath.Path:
+    """Where a run keeps its configuration."""
+    return epath.Path(workdir) / "config.json"
+
+
+def write(path: epath.Path, content: str | bytes) -> None:
+    """Write a file so that a killed process leaves the old one or the new one, never a half."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f".{path.name}.partial"
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _refuse(lines: list[str], path: epath.Path, advice: str) -> None:
+    if lines:
+        raise ValueError(f"{path} belongs to another configuration ({'; '.join(lines)}): {advice}")

@@ -1,0 +1,218 @@
+"""Anomaly synthesis: a good picture in, a training example with or without an anomaly out.
+
+Everything drawn is a function of the example's seed: each draw has its own seed, folded from the
+example's with one of the constants below, so that no draw depends on which others were made.
+"""
+
+import math
+
+import tensorflow as tf
+
+from input_pipeline import augment
+
+MAX_PERIOD_LOG2 = 5  # noise periods are 1, 2, 4, ... 32 a side
+TRIES = 50  # noise draws until the mask is not empty
+THRESHOLD = 0.5  # of the noise, above it lies the shape
+STRIPS = 8  # a side, when a picture is its own anomaly source
+
+# What `tf.random.fold_in` folds into the example's seed.
+_NORMAL, _PERIODS, _SHAPE, _SOURCE, _OPS, _COLUMNS, _ROWS, _BLEND = range(8)
+
+
+def perlin_noise(angles: tf.Tensor, periods: tf.Tensor, size: int) -> tf.Tensor:
+    """Perlin noise with one unit gradient (cos a, sin a) in (y, x) at each grid point.
+
+    The value at a pixel is the sum over the four grid points around its upper left corner of
+    fade weight times (gradient . offset), with quintic fade 6t^5 - 15t^4 + 10t^3, times sqrt(2).
+    As the weights are products of one factor in y and one in x, that is four products with
+    matrices of which each row has two entries; the periods may differ from call to call.
+
+    Args:
+      angles: f32[m, n] in radians; only the first periods + 1 of each axis are read.
+      periods: int32[2], grid cells along y and x, each at most (m - 1, n - 1).
+      size: pixels a side of the result.
+
+    Returns:
+      f32[size, size], about in [-1, 1].
+    """
+    rows, row_offsets = _fade_weights(periods[0], angles.shape[0], size)
+    columns, column_offsets = _fade_weights(periods[1], angles.shape[1], size)
+    along_y = tf.matmul(tf.matmul(row_offsets, tf.cos(angles)), columns, transpose_b=True)
+    along_x = tf.matmul(tf.matmul(rows, tf.sin(angles)), column_offsets, transpose_b=True)
+    return math.sqrt(2.0) * (along_y + along_x)
+
+
+def _fade_weights(period: tf.Tensor, points: int, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Weight of each grid point at each pixel of one axis, and weight times offset.
+
+    Both are f32[size, points]. The weight is 1 - fade(|d|) at an offset of d cells and 0 from one
+    cell on; 1 - fade(t) = fade(1 - t) makes it right on both sides of the grid point.
+    """
+    position = tf.range(size, dtype=tf.float32) * tf.cast(period, tf.float32) / size
+    offset = position[:, None] - tf.range(points, dtype=tf.float32)[None]
+    t = tf.minimum(tf.abs(offset), 1.0)
+    weight = 1.0 - t * t * t * (t * (t * 6.0 - 15.0) + 10.0)
+    return weight, weight * offset
+
+
+def draw_periods(seed: tf.Tensor, size: int) -> tf.Tensor:
+    """int32[2]: 2^U{0..5} for y and for x independently, never above `size` (pixels)."""
+    largest = min(MAX_PERIOD_LOG2, int(math.log2(size)))
+    return tf.bitwise.left_shift(
+        1, tf.random.stateless_uniform([2], seed, 0, largest + 1, tf.int32)
+    )
+
+
+def draw_shape(seed: tf.Tensor, periods: tf.Tensor, size: int) -> tf.Tensor:
+    """f32[size, size, 1], 0 or 1: where noise turned by U(-90, 90) degrees is above 0.5."""
+    points = 2**MAX_PERIOD_LOG2 + 1
+    angles = tf.random.stateless_uniform(
+        [points, points], tf.random.fold_in(seed, 0), 0.0, 2.0 * math.pi
+    )
+    degrees = tf.random.stateless_uniform([], tf.random.fold_in(seed, 1), -90.0, 90.0)
+    noise = perlin_noise(angles, periods, size)[..., None]
+    return tf.cast(augment.rotate(noise, degrees) > THRESHOLD, tf.float32)
+
+
+def draw_mask(seed: tf.Tensor, foreground: tf.Tensor) -> tf.Tensor:
+    """A random shape times the foreground, drawn again until it is not empty.
+
+    The periods stay the same for all draws. After 50 empty ones the mask is empty.
+
+    Args:
+      seed: int[2].
+      foreground: f32[s, s, 1] in [0, 1].
+
+    Returns:
+      f32[s, s, 1] in [0, 1].
+    """
+    size = foreground.shape[0]
+    periods = draw_periods(tf.random.fold_in(seed, _PERIODS), size)
+    shape_seed = tf.random.fold_in(seed, _SHAPE)
+
+    def draw(attempt, mask):
+        shape = draw_shape(tf.random.fold_in(shape_seed, attempt), periods, size)
+        return attempt + 1, tf.ensure_shape(shape * foreground, mask.shape)
+
+    _, mask = tf.while_loop(
+        lambda attempt, mask: tf.logical_not(_has_anomaly(mask)),
+        draw,
+        (tf.constant(0), tf.zeros_like(foreground)),
+        maximum_iterations=TRIES,
+        parallel_iterations=1,
+    )
+    return mask
+
+
+def rearrange_strips(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Rearrange a picture's 8 column strips, then the result's 8 row strips.
+
+    From left to right come the strips 0, 2, 4, 6 in random order, then 1, 3, 5, 7 in random
+    order (so that neighbours are parted); the row strips come in any order.
+
+    Args:
+      image: [s, s, c], s divisible by 8.
+      seed: int[2].
+    """
+    height, width, channels = image.shape
+    if height % STRIPS or width % STRIPS:
+        raise ValueError(f"picture of {height}x{width} px does not divide into {STRIPS} strips")
+    evens, odds = tf.unstack(
+        tf.argsort(tf.random.stateless_uniform([2, STRIPS // 2], tf.random.fold_in(seed, _COLUMNS)))
+    )
+    columns = tf.concat([2 * evens, 2 * odds + 1], axis=0)
+    rows = tf.argsort(tf.random.stateless_uniform([STRIPS], tf.random.fold_in(seed, _ROWS)))
+    strips = tf.reshape(image, [height, STRIPS, width // STRIPS, channels])
+    strips = tf.gather(strips, columns, axis=1)
+    strips = tf.reshape(strips, [STRIPS, height // STRIPS, width, channels])
+    return tf.reshape(tf.gather(strips, rows), image.shape)
+
+
+def draw_source(
+    image: tf.Tensor, texture: tf.Tensor | None, seed: tf.Tensor, kind: str
+) -> tf.Tensor:
+    """What fills the anomaly: a changed texture picture, or the picture's own changed pieces.
+
+    Three random ops change the picture that serves as source. If it is the image itself, its
+    strips are then rearranged.
+
+    Args:
+      image: uint8[s, s, 3].
+      texture: uint8[s, s, 3], or None: always the image's own pieces.
+      seed: int[2].
+      kind: 'texture' takes the texture picture always, 'object' with probability 1/2.
+
+    Returns:
+      uint8[s, s, 3].
+    """
+    ops_seed = tf.random.fold_in(seed, _OPS)
+    if texture is None:
+        return rearrange_strips(augment.random_ops(image, ops_seed), seed)
+    if kind == "texture":
+        return augment.random_ops(texture, ops_seed)
+    own = tf.random.stateless_uniform([], tf.random.fold_in(seed, _SOURCE)) < 0.5
+    source = tf.cond(own, lambda: image, lambda: texture)
+    source = augment.random_ops(tf.ensure_shape(source, image.shape), ops_seed)
+    return tf.cond(own, lambda: rearrange_strips(source, seed), lambda: source)
+
+
+def synthesize(
+    image: tf.Tensor,
+    foreground: tf.Tensor,
+    texture: tf.Tensor | None,
+    seed: tf.Tensor,
+    *,
+    kind: str,
+    normal_share: float,
+    blend_min: float,
+    blend_max: float,
+) -> dict[str, tf.Tensor]:
+    """A training example: x' = (1 - m) x + m ((1 - b) source + b x), b ~ U(blend_min, blend_max).
+
+    With probability `normal_share`, and where 50 draws find no mask inside the foreground, the
+    picture stays as it is.
+
+    Args:
+      image: uint8[s, s, 3], s divisible by 8, static.
+      foreground: f32[s, s, 1] in [0, 1], where anomalies may be painted and how strongly.
+      texture: uint8[s, s, 3], an anomaly source, or None where there are none.
+      seed: int64[2]; the example is a function of it and the pictures.
+      kind: 'object' or 'texture'.
+      normal_share: probability in [0, 1].
+      blend_min: least share of the picture that shows through the anomaly, in [0, 1].
+      blend_max: largest share, in [blend_min, 1].
+
+    Returns:
+      image: f32[s, s, 3] in [0, 1]; mask: f32[s, s, 1] in [0, 1]; label: f32[], 1 exactly where
+      the mask is not empty.
+    """
+    if kind not in ("object", "texture"):
+        raise ValueError(f"kind is {kind!r}, not 'object' or 'texture'")
+    normal = tf.random.stateless_uniform([], tf.random.fold_in(seed, _NORMAL)) < normal_share
+    mask = tf.cond(normal, lambda: tf.zeros_like(foreground), lambda: draw_mask(seed, foreground))
+    clean = _unit(image)
+
+    def paint():
+        b_seed = tf.random.fold_in(seed, _BLEND)
+        b = tf.random.stateless_uniform([], b_seed, blend_min, blend_max)
+        source = _unit(draw_source(image, texture, seed, kind))
+        # The same as (1 - m) x + m ((1 - b) source + b x), in fewer passes.
+        return clean + (1.0 - b) * mask * (source - clean)
+
+    anomalous = _has_anomaly(mask)
+    painted = tf.cond(anomalous, paint, lambda: clean)
+    return {
+        "image": tf.ensure_shape(painted, image.shape),
+        "mask": tf.ensure_shape(mask, foreground.shape),
+        "label": tf.cast(anomalous, tf.float32),
+    }
+
+
+def _unit(image: tf.Tensor) -> tf.Tensor:
+    """uint8 to f32 in [0, 1]."""
+    return tf.cast(image, tf.float32) / 255.0
+
+
+def _has_anomaly(mask: tf.Tensor) -> tf.Tensor:
+    """bool[]: whether any pixel of the mask is above 0."""
+    return tf.reduce_max(mask) > 0.0

@@ -1,0 +1,369 @@
+"""Folders to arrays: listing, decoding, resizing, the cache, and every complaint."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import default
+from diffad_jax import config as configs
+from input_pipeline import datasets, layouts, pictures
+
+SIZE = 32
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def noise(name, *shape):
+    rng = np.random.default_rng(sum(name.encode()))
+    return rng.integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A category 'nut' with 5 training and 3 test pictures of 32 x 32 px."""
+    nut = tmp_path / "data" / "nut"
+    for i in range(5):
+        save(nut / f"train/good/{i:03}.png", noise(f"train{i}", SIZE, SIZE, 3))
+    save(nut / "test/good/000.PNG", noise("good", SIZE, SIZE, 3))
+    for i in range(2):
+        save(nut / f"test/scratch/{i:03}.png", noise(f"bad{i}", SIZE, SIZE, 3))
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[4 + i : 9, 3:20] = 255
+        save(nut / f"ground_truth/scratch/{i:03}_mask.png", mask)
+    return tmp_path / "data"
+
+
+def load(root, size=SIZE, category="nut", **changes):
+    values = default.get_config().data.to_dict()
+    values |= {"root": str(root), "category": category, "cache_dir": str(root.parent / "cache")}
+    return datasets.load_category(configs.DataConfig(**values | changes), size)
+
+
+def prepared(root):
+    return sorted(p.name for p in (root.parent / "cache" / "source_pictures").iterdir())
+
+
+def test_loads_exactly_what_lies_on_disk(root, capsys):
+    category = load(root)
+    train, test = category.train, category.test
+    assert train.names == [f"train/good/{i:03}.png" for i in range(5)]
+    for i in range(5):
+        np.testing.assert_array_equal(train.images[i], noise(f"train{i}", SIZE, SIZE, 3))
+    assert train.masks is None and train.foregrounds is None and not train.labels.any()
+    assert test.names == ["test/good/000.PNG", "test/scratch/000.png", "test/scratch/001.png"]
+    assert test.defects == ["good", "scratch", "scratch"]
+    assert test.labels.tolist() == [0, 1, 1] and test.has_mask.all()
+    assert test.masks.sum((1, 2, 3)).tolist() == [0, 5 * 17, 4 * 17]
+    assert test.masks[2, 5:9, 3:20].all()
+    assert category.folder == str(root / "nut")
+    assert capsys.readouterr().out == ""  # nothing about downloads
+
+
+@pytest.mark.parametrize(
+    ("category", "kind", "expected"),
+    [
+        ("nut", "auto", "object"),
+        ("nut", "texture", "texture"),
+        ("grid", "auto", "texture"),
+        ("Class7", "auto", "texture"),
+        ("Class70", "auto", "object"),
+    ],
+)
+def test_kind(root, category, kind, expected):
+    (root / "nut").rename(root / category)
+    assert load(root, category=category, kind=kind).kind == expected
+
+
+def test_order_does_not_depend_on_how_the_folder_lists_its_files(root, monkeypatch):
+    folder = root / "nut"
+    expected = layouts.scan(folder, layouts.LAYOUTS["mvtec"])
+    listed = type(folder).iterdir
+    monkeypatch.setattr(type(folder), "iterdir", lambda self: reversed(list(listed(self))))
+    assert layouts.scan(folder, layouts.LAYOUTS["mvtec"]) == expected
+
+
+def test_passes_over_hidden_and_other_files(root):
+    (root / "nut/train/good/._000.png").write_bytes(b"resource fork")
+    (root / "nut/train/good/Thumbs.db").write_bytes(b"thumbnails")
+    (root / "nut/test/readme.txt").write_text("notes")
+    assert len(load(root).train.names) == 5
+
+
+def test_missing_or_empty_test_split_is_an_empty_set(root):
+    shutil.rmtree(root / "nut/test")
+    test = load(root).test
+    assert test.images.shape == (0, SIZE, SIZE, 3) and test.masks.shape == (0, SIZE, SIZE, 1)
+    assert test.names == [] and test.labels.shape == (0,)
+
+
+def test_foreground_files_are_read_where_they_exist(root):
+    soft = noise("soft", SIZE, SIZE)
+    save(root / "nut/DISthresh/good/001.jpg", np.zeros((SIZE, SIZE), np.uint8))
+    save(root / "nut/DISthresh/good/003.png", soft)
+    train = load(root).train
+    assert train.has_foreground.tolist() == [False, True, False, True, False]
+    np.testing.assert_array_equal(train.foregrounds[3, ..., 0], soft)
+    assert not train.foregrounds[1].any()
+
+
+def one_line(error):
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_no_such_folder(root):
+    with pytest.raises(ValueError, match="no such folder") as error:
+        load(root, category="bolt")
+    assert one_line(error).endswith("data/bolt")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_no_good_pictures(root, exists):
+    shutil.rmtree(root / "nut/train/good")
+    if exists:
+        (root / "nut/train/good").mkdir()
+    with pytest.raises(ValueError, match="no good pictures") as error:
+        load(root)
+    assert "nut/train/good" in one_line(error)
+
+
+def test_missing_mask(root):
+    (root / "nut/ground_truth/scratch/001_mask.png").unlink()
+    with pytest.raises(ValueError, match="has no mask") as error:
+        load(root)
+    assert "test/scratch/001.png" in one_line(error) and "001_mask.png" in str(error.value)
+    test = load(root, missing_masks="ignore").test
+    assert test.has_mask.tolist() == [True, True, False]
+    assert test.labels.tolist() == [0, 1, 1] and not test.masks[2].any()
+
+
+def test_mask_of_another_size(root):
+    save(root / "nut/ground_truth/scratch/001_mask.png", np.ones((20, 30), np.uint8))
+    with pytest.raises(ValueError, match="30x20 px") as error:
+        load(root)
+    text = one_line(error)
+    assert "32x32" in text and "scratch/001_mask.png" in text and "test/scratch/001.png" in text
+
+
+@pytest.mark.parametrize("file", ["train/good/002.png", "test/scratch/001.png"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
+def test_damaged_file_is_named_and_leaves_no_cache(root, file, damage):
+    path = root / "nut" / file
+    whole = path.read_bytes()
+    damaged = {"truncated": whole[: len(whole) // 2], "text": b"not a picture", "empty": b""}
+    path.write_bytes(damaged[damage])
+    with pytest.raises(ValueError, match="cannot be read as a picture") as error:
+        load(root)
+    assert one_line(error).startswith(str(path))
+    path.write_bytes(whole)
+    assert load(root).train.images.shape[0] == 5  # nothing half-made was taken for whole
+
+
+def test_what_a_killed_preparation_leaves_is_not_read(root, monkeypatch):
+    cache, snapshot = root.parent / "cache", root.parent / "snapshot"
+    load_record = datasets.load_record
+
+    def killed(folder, record, size, resize):
+        if record.picture == "test/scratch/001.png" and not snapshot.exists():
+            shutil.copytree(cache, snapshot)  # the disk as SIGKILL leaves it at this moment
+        return load_record(folder, record, size, resize)
+
+    monkeypatch.setattr(datasets, "load_record", killed)
+    expected = load(root).train.images
+    assert [p for p in snapshot.rglob("*") if "incomplete" in p.name]
+    shutil.rmtree(cache)
+    snapshot.rename(cache)
+    category = load(root)
+    np.testing.assert_array_equal(category.train.images, expected)
+    assert len(category.test.names) == 3
+
+
+def test_prepared_once_and_again_only_when_changed(root, monkeypatch):
+    decoded = []
+    decode = pictures.decode_rgb
+    monkeypatch.setattr(
+        datasets, "decode_rgb", lambda path: decoded.append(path.name) or decode(path)
+    )
+    load(root)
+    assert len(decoded) == 8
+    load(root)
+    assert len(decoded) == 8 and len(prepared(root)) == 1
+
+    save(root / "nut/train/good/0005.png", noise("new", SIZE, SIZE, 3))
+    assert load(root).train.names[5 - 4] == "train/good/0005.png"  # sorted: 000, 0005, 001
+    assert len(prepared(root)) == 2
+
+    path = root / "nut/train/good/000.png"
+    before = path.stat()
+    changed = np.full((SIZE, SIZE, 3), 7, np.uint8)
+    save(path, changed)
+    assert load(root).train.images[0].max() == 7
+
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    load(root)
+    assert len(prepared(root)) == 4
+
+    (root / "nut/ground_truth/scratch/000_mask.png").write_bytes(
+        (root / "nut/ground_truth/scratch/001_mask.png").read_bytes()
+    )
+    assert load(root).test.masks[1].sum() == 4 * 17
+
+
+def test_each_size_and_resize_is_its_own(root):
+    assert load(root, 16).train.images.shape == (5, 16, 16, 3)
+    sharp, smooth = load(root, 16), load(root, 16, resize="antialias")
+    assert not np.array_equal(sharp.train.images, smooth.train.images)
+    assert len(prepared(root)) == 2
+
+
+def test_two_folders_of_the_same_name_do_not_meet(root):
+    other = root.with_name("other")
+    shutil.copytree(root, other)  # keeps sizes and times
+    save(other / "nut/train/good/000.png", np.zeros((SIZE, SIZE, 3), np.uint8))
+    assert load(root).train.images[0].any() and not load(other).train.images[0].any()
+
+
+def test_nothing_is_written_into_the_source(root):
+    def listing():
+        return sorted((str(p), p.stat().st_mtime_ns) for p in root.rglob("*"))
+
+    folders = [root, *(p for p in root.rglob("*") if p.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    before = listing()
+    try:
+        load(root)
+        assert listing() == before
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_textures(tmp_path):
+    folder = tmp_path / "images"
+    for name in ("woven/b", "banded/z", "banded/a"):
+        save(folder / f"{name}.jpg", noise(name, SIZE, SIZE, 3), quality=95)
+    cache = str(tmp_path / "cache")
+    found = datasets.load_textures(str(folder), cache, SIZE, "bilinear")
+    assert found.shape == (3, SIZE, SIZE, 3)
+    order = [
+        np.asarray(Image.open(folder / f"{n}.jpg")) for n in ("banded/a", "banded/z", "woven/b")
+    ]
+    np.testing.assert_array_equal(found, order)
+    assert datasets.load_textures("", cache, SIZE, "bilinear") is None
+    with pytest.raises(ValueError, match="no such folder"):
+        datasets.load_textures(str(tmp_path / "none"), cache, SIZE, "bilinear")
+
+
+def test_pictures_of_every_kind_become_rgb(tmp_path):
+    grey = noise("grey", 6, 9)
+    rgb = noise("rgb", 6, 9, 3)
+    expected_grey = np.repeat(grey[..., None], 3, -1)
+
+    def decoded(name, array, **options):
+        return pictures.decode_rgb(save(tmp_path / name, array, **options))
+
+    np.testing.assert_array_equal(decoded("grey.png", grey), expected_grey)
+    # 16 bits: 257 v is the 16-bit value of the 8-bit v.
+    np.testing.assert_array_equal(decoded("deep.png", grey.astype(np.uint16) * 257), expected_grey)
+    np.testing.assert_array_equal(decoded("deep.tif", grey.astype(np.uint16) * 257), expected_grey)
+    rgba = np.concatenate([rgb, noise("alpha", 6, 9, 1)], -1)
+    np.testing.assert_array_equal(decoded("rgba.png", rgba), rgb)
+    np.testing.assert_array_equal(decoded("bits.png", grey > 127), (expected_grey > 127) * 255)
+    np.testing.assert_array_equal(decoded("rgb.bmp", rgb), rgb)
+    np.testing.assert_array_equal(decoded("rgb.webp", rgb, lossless=True), rgb)
+    with pytest.raises(ValueError, match="floating-point"):
+        decoded("float.tif", grey.astype(np.float32))
+
+
+def test_palette_pictures(tmp_path):
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    rgb[:2] = 250, 10, 60
+    image = Image.fromarray(rgb).quantize(4)
+    image.info["transparency"] = bytes([255, 0, 255, 255])  # the form that Pillow warns about
+    image.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(pictures.decode_rgb(tmp_path / "palette.png"), rgb)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    rgb = noise("exif", 4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: to be rotated by 90 degrees clockwise
+    path = save(tmp_path / "turned.png", rgb, exif=exif)
+    np.testing.assert_array_equal(pictures.decode_rgb(path), np.rot90(rgb, -1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_mask_is_anything_above_zero(tmp_path, dtype):
+    truth = noise("mask", 5, 7) > 128
+    path = save(tmp_path / "mask.png", truth.astype(dtype))  # VisA's masks hold small integers
+    np.testing.assert_array_equal(pictures.decode_mask(path)[..., 0], truth)
+    colour = np.zeros((5, 7, 4), np.uint8)
+    colour[..., 3] = 255  # opaque black is background
+    colour[truth, 1] = 1
+    path = save(tmp_path / "colour.png", colour)
+    np.testing.assert_array_equal(pictures.decode_mask(path)[..., 0], truth)
+
+
+def nearest_oracle(mask, size):
+    """Pixel by pixel: the old pixel in which the new one's centre lies."""
+    height, width = mask.shape[:2]
+    out = np.zeros((size, size, 1), np.uint8)
+    for y in range(size):
+        for x in range(size):
+            out[y, x] = mask[(2 * y + 1) * height // (2 * size), (2 * x + 1) * width // (2 * size)]
+    return out
+
+
+@pytest.mark.parametrize("shape", [(90, 90), (47, 101), (17, 9)])
+def test_masks_shrink_by_nearest_not_by_blurring(shape):
+    mask = np.zeros((*shape, 1), np.uint8)
+    mask[shape[0] // 2] = 1  # one pixel thin: interpolating and cutting would lose it
+    mask[:, ::3] = 1
+    np.testing.assert_array_equal(pictures.resize_nearest(mask, 24), nearest_oracle(mask, 24))
+
+
+def bilinear_oracle(picture, size):
+    """OpenCV's formula in float64: source coordinate (x + 0.5) scale - 0.5, edges repeated."""
+
+    def weights(old):
+        matrix = np.zeros((size, old))
+        for new in range(size):
+            position = (new + 0.5) * old / size - 0.5
+            low = int(np.floor(position))
+            for index, weight in ((low, low + 1 - position), (low + 1, position - low)):
+                matrix[new, min(max(index, 0), old - 1)] += weight
+        return matrix
+
+    height, width = picture.shape[:2]
+    return np.einsum("yh,xw,hwc->yxc", weights(height), weights(width), picture)
+
+
+@pytest.mark.parametrize("shape", [(90, 90), (47, 101), (17, 9)])
+def test_bilinear_is_opencv_s(shape):
+    picture = noise("bilinear", *shape, 3)
+    ours = pictures.resize_picture(picture, 32, "bilinear")
+    np.testing.assert_allclose(ours, bilinear_oracle(picture, 32), atol=0.501)
+
+
+def test_antialias_averages_what_bilinear_skips():
+    checker = np.indices((128, 128)).sum(0) % 2 * np.uint8(255)
+    picture = np.repeat(checker[..., None], 3, -1).astype(np.uint8)
+    smooth = pictures.resize_picture(picture, 16, "antialias")
+    assert np.abs(smooth[2:-2, 2:-2].astype(int) - 127).max() <= 2
+    lines = np.zeros((128, 128, 3), np.uint8)
+    lines[::8] = 255  # bilinear looks at rows 3 and 4 of every 8
+    assert pictures.resize_picture(lines, 16, "bilinear").max() == 0
+
+
+def test_a_fitting_picture_is_not_touched():
+    picture = noise("fits", 32, 32, 3)
+    assert pictures.resize_picture(picture, 32, "bilinear") is picture
