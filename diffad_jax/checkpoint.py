@@ -1,6 +1,8 @@
 """Checkpoints of a run, in `WORKDIR/checkpoints/STEP`. The only file that imports orbax."""
 
-from typing import TypeVar
+import copy
+import os
+from typing import Any, TypeVar
 
 import jax
 from etils import epath
@@ -19,16 +21,19 @@ class Checkpoints:
       workdir: the run's folder, local or gs://.
       every: steps between checkpoints.
       keep: how many to keep.
+      writer: False only reads, and leaves alone what a training process is just writing.
     """
 
-    def __init__(self, workdir: str | epath.Path, every: int = 1, keep: int = 1):
+    def __init__(
+        self, workdir: epath.PathLike, every: int = 1, keep: int = 1, *, writer: bool = True
+    ):
         self._every = every
         self._checkpointer = ocp.training.Checkpointer(
             folder(workdir),
             save_decision_policy=_policies.FixedIntervalPolicy(every),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             # What a killed process left half-written is removed at the next start.
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=writer,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -47,10 +52,18 @@ class Checkpoints:
         """Whether `step` is one of those that are saved anyway."""
         return step % self._every == 0
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Copy the state off the devices now, write it in the background."""
+    def save(self, step: int, state: TrainState, notes: dict[str, Any] | None = None) -> None:
+        """Copy the state off the devices now, write it in the background.
+
+        `notes` (JSON) become part of the checkpoint: both are there, or neither.
+        """
         if step != self.latest:
-            self._checkpointer.save_async(step, state, force=True)
+            notes = copy.deepcopy(notes)  # orbax writes them later
+            self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
+
+    def notes(self) -> dict[str, Any]:
+        """The notes of the newest checkpoint."""
+        return self._checkpointer.metadata().custom_metadata or {}
 
     def restore(self, target: State, step: int | None = None) -> State:
         """The checkpoint of `step` (the newest by default) in the shapes and shardings of `target`.
@@ -67,9 +80,10 @@ class Checkpoints:
         return self._checkpointer.load(step, target)
 
 
-def folder(workdir: str | epath.Path) -> epath.Path:
-    """Where a run's checkpoints lie."""
-    return epath.Path(workdir) / "checkpoints"
+def folder(workdir: epath.PathLike) -> epath.Path:
+    """Where a run's checkpoints lie; absolute, as orbax wants it."""
+    remote = "://" in os.fspath(workdir)
+    return epath.Path(workdir if remote else os.path.abspath(workdir)) / "checkpoints"
 
 
 def abstract(state, sharding: jax.sharding.Sharding):

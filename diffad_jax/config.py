@@ -165,6 +165,18 @@ def parse(config: ml_collections.ConfigDict) -> Config:
     return parsed
 
 
+def check_key(name: str) -> None:
+    """Raise ValueError where `name`, such as 'train.steps', is no key; names the nearest one."""
+    kind, prefix = Config, ""
+    for part in name.split("."):
+        key = part.partition("[")[0]  # an element of a tuple: model.unet_multipliers[0]
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if not hints:
+            raise ValueError(f"unknown config key {name}: {prefix[:-1]} is not a section")
+        _check_known(key, list(hints), prefix)
+        kind, prefix = hints[key], f"{prefix}{key}."
+
+
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted keys whose values differ between two nested dicts, as 'key: old -> new' lines."""
     lines = []
@@ -187,13 +199,17 @@ def _build(cls, values: Mapping[str, Any], prefix: str):
     hints = typing.get_type_hints(cls)
     known = [field.name for field in dataclasses.fields(cls)]
     for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"unknown config key {prefix}{key}: did you mean {prefix}{near}?")
+        _check_known(key, known, prefix)
     missing = [name for name in known if name not in values]
     if missing:
         raise ValueError(f"missing config key {prefix}{missing[0]}")
     return cls(**{name: _value(hints[name], values[name], f"{prefix}{name}") for name in known})
+
+
+def _check_known(key: str, known: list[str], prefix: str) -> None:
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown config key {prefix}{key}: did you mean {prefix}{near}?")
 
 
 def _value(kind, value, name: str):
@@ -244,7 +260,10 @@ def _check_model(config: Config) -> None:
         model.segmentation_base > 0,
         f"model.segmentation_base={model.segmentation_base} is not positive",
     )
-    _require(model.unet_base % 2 == 0, f"model.unet_base={model.unet_base} is odd")
+    _require(
+        model.unet_base % GROUPS == 0,
+        f"model.unet_base={model.unet_base} is not a multiple of the {GROUPS} normalisation groups",
+    )
     per_head = model.head_channels or 0
     for level, channels in enumerate(model.level_channels):
         _require(

@@ -5,6 +5,7 @@
 Our modules nest as theirs do, so a table of module names and one layout rule give every tensor.
 """
 
+import dataclasses
 import functools
 import os
 import pickle
@@ -12,16 +13,21 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from etils import epath
 from flax import nnx
 from ml_collections import config_flags
 
+from diffad_jax import checkpoint, optim, sharding
 from diffad_jax import config as configs
+from diffad_jax import workdir as workdirs
 from diffad_jax.config import Config, ModelConfig
 from diffad_jax.models.segmentation import SegmentationNet
 from diffad_jax.models.unet import UNet
+from diffad_jax.train_state import Variables, start
 
 # Ours -> theirs, for the parts of a path that differ. Whole modules of a list come first.
 UNET_NAMES = {
@@ -276,20 +282,28 @@ def _empty_dict(*_) -> dict:
     return {}
 
 
-def convert(checkpoint: str | os.PathLike, config: Config, workdir: str | os.PathLike) -> None:
-    """Write the authors' checkpoint as a run of ours.
+def convert(path: str | os.PathLike, config: Config, workdir: str | os.PathLike) -> None:
+    """Write the authors' checkpoint as a run of ours; its step is their number of epochs.
 
     Raises:
       ValueError: as `read_checkpoint`, `from_torch` and `workdir.claim`.
     """
-    epoch, unet, segmentation = read_checkpoint(checkpoint)
+    epoch, unet, segmentation = read_checkpoint(path)
     params, batch_stats = from_torch(unet, segmentation, config.model)
     _write(workdir, params, batch_stats, config, epoch)
 
 
 def _write(workdir, params: dict, batch_stats: dict, config: Config, step: int) -> None:
     """Save the weights, raw and averaged alike, with a fresh optimizer state."""
-    raise NotImplementedError
+    everywhere = sharding.replicated(sharding.data_mesh())
+    variables = jax.device_put(Variables(params, batch_stats), everywhere)
+    state = start(variables, optim.optimizer(config, total_steps=1))
+    state = dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
+    workdirs.claim(workdir, config)
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        if checkpoints.latest is not None:
+            raise ValueError(f"{workdir} already holds checkpoints: give a new --workdir")
+        checkpoints.save(step, jax.device_put(state, everywhere))
 
 
 def main(argv: list[str]) -> None:

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 EvaluateStep = Callable[..., steps.Judgement]
 
 
-def run(config: Config, folder: str | epath.Path) -> dict[str, float]:
+def run(config: Config, folder: epath.PathLike) -> dict[str, float]:
     """Evaluate a run's newest checkpoint and write the report to `WORKDIR/eval/STEP`.
 
     Raises:
@@ -28,7 +28,7 @@ def run(config: Config, folder: str | epath.Path) -> dict[str, float]:
     pictures = load_category(config.data, config.model.image_size).test
     check(pictures, config)
     mesh = sharding.data_mesh()
-    with checkpoint.Checkpoints(folder) as checkpoints:
+    with checkpoint.Checkpoints(folder, writer=False) as checkpoints:
         state = checkpoints.restore(restore_target(config, mesh))
     step_fn = jitted_step(define(config.model), config, mesh)
     step = int(state.step)
@@ -122,7 +122,7 @@ def padded_batches(
 
 
 def write(
-    folder: str | epath.Path, step: int, evaluation: report.Evaluation, config: Config
+    folder: epath.PathLike, step: int, evaluation: report.Evaluation, config: Config
 ) -> dict[str, float]:
     """Write metrics.json, scores.csv and grid.png to `WORKDIR/eval/STEP`; returns the metrics."""
     values = metrics.evaluate(

@@ -27,7 +27,7 @@ class Log:
       batch_size: pictures a step.
     """
 
-    def __init__(self, workdir: str | epath.Path, step: int, total_steps: int, batch_size: int):
+    def __init__(self, workdir: epath.PathLike, step: int, total_steps: int, batch_size: int):
         self._active = jax.process_index() == 0
         self._path = epath.Path(workdir) / "metrics.jsonl"
         self._lines = _lines_until(self._path, step)
@@ -84,7 +84,10 @@ class Log:
         if not self._active:
             return
         finite = {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
-        self._lines.append(json.dumps({"kind": kind, "step": step} | finite))
+        line = json.dumps({"kind": kind, "step": step} | finite)
+        # An evaluation done again after a resume takes the place of the earlier one.
+        same = json.dumps({"kind": kind, "step": step})[:-1] + ","
+        self._lines = [old for old in self._lines if not old.startswith(same)] + [line]
         # Rewritten whole, because object stores cannot append.
         workdirs.write(self._path, "\n".join(self._lines) + "\n")
         for name, value in metrics.items():

@@ -10,6 +10,8 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
+from diffad_jax import config as configs
+
 MODES = ("train", "evaluate")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,11 +31,9 @@ def main(argv: list[str]) -> None:
     absl.logging.set_verbosity(absl.logging.WARNING)
     for package in ("diffad_jax", "input_pipeline"):
         logging.getLogger(package).setLevel(logging.INFO)
+    # JAX and TensorFlow are imported late, so that --help and a wrong configuration answer at once.
     try:
-        # Imported here, so that --help and a wrong configuration answer at once.
-        from diffad_jax import config as configs
-
-        config = configs.parse(_CONFIG.value)
+        config = read_config()
         if _MODE.value == "evaluate":
             from diffad_jax import evaluate
 
@@ -46,6 +46,30 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
+def read_config() -> configs.Config:
+    """What --config and its overrides say.
+
+    Raises:
+      ValueError: there is no such file, or as `config.parse`.
+    """
+    try:
+        return configs.parse(_CONFIG.value)
+    except OSError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser; a misspelt config key is a line that names the nearest one."""
+    try:
+        for argument in argv[1:]:
+            name = argument.partition("=")[0].lstrip("-")
+            if name.startswith("config."):
+                configs.check_key(name.removeprefix("config."))
+    except ValueError as error:
+        sys.exit(f"ValueError: {error}")
+    return app.parse_flags_with_usage(argv)
+
+
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -47,11 +48,14 @@ class Forward:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """Evaluation of a batch: image scores, anomaly maps and reconstructions, all in [0, 1]."""
+    """Evaluation of a batch: image scores, anomaly maps and reconstructions, all in [0, 1].
 
-    score: Float[Array, " b"]
-    anomaly_map: Float[Array, "b h w 1"]
-    reconstruction: Float[Array, "b h w 3"]
+    On the devices, or fetched to the host.
+    """
+
+    score: Float[Array | np.ndarray, " b"]
+    anomaly_map: Float[Array | np.ndarray, "b h w 1"]
+    reconstruction: Float[Array | np.ndarray, "b h w 3"]
 
 
 def draw_training(key: PRNGKeyArray, image: Float[Array, "b h w 3"], config: Config) -> Draws:

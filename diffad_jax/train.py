@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 PANEL_ROWS = 8  # training pictures shown in TensorBoard
 
 
-def run(config: Config, workdir: str | epath.Path) -> dict[str, float] | None:
+def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     """Train, or go on training, to the configured length; evaluate at the end.
 
     Returns the final evaluation's metrics; None where the process was told to stop (its state is
@@ -80,8 +80,24 @@ def run(config: Config, workdir: str | epath.Path) -> dict[str, float] | None:
         process_count=jax.process_count(),
     )
     log = logs.Log(workdir, first_step, total_steps, config.train.batch_size)
-    final, pending = None, []
+    # Steps that the next log line is the mean of; a checkpoint carries them over a restart.
+    noted = checkpoints.notes().get("pending", []) if first_step else []
+    pending = [(step, metrics) for step, metrics in noted]
+
+    def evaluation(step: int) -> dict[str, float] | None:
+        """The test split's metrics where they are due after `step`."""
+        due_now = step >= total_steps or due(step, config.train.evaluate_every)
+        if not due_now or not len(category.test.images):
+            return None
+        judged = evaluate.judge(evaluate_step, state, key, category.test, config, mesh)
+        values = evaluate.write(workdir, step, judged, config)
+        log.evaluation(step, values)
+        log.pause()
+        return values
+
     with checkpoints, log, Preemption() as preemption, jax.transfer_guard("disallow"):
+        # Again, because the process may have been killed between this step's checkpoint and that.
+        final = evaluation(first_step) if first_step else None
         for step in range(first_step + 1, total_steps + 1):
             batch = sharding.to_devices(next(batches), mesh)
             state, metrics = train_step(state, batch, key)
@@ -91,12 +107,12 @@ def run(config: Config, workdir: str | epath.Path) -> dict[str, float] | None:
 
             if save or due(step, config.train.log_every):
                 # Before anything is saved: a checkpoint never holds a diverged state.
-                means = window_means(pending)
+                pending = read(pending)
                 if last or due(step, config.train.log_every):
-                    log.train(step, means)
+                    log.train(step, means(pending))
                     pending = []
             if save:
-                checkpoints.save(step, state)
+                checkpoints.save(step, state, {"pending": pending})
             if stop and not last:
                 logger.info("told to stop: saving step %d; the same command continues", step)
                 return None
@@ -104,11 +120,7 @@ def run(config: Config, workdir: str | epath.Path) -> dict[str, float] | None:
                 panel = training_picture(evaluate_step, state, batch, key, config, mesh)
                 log.picture(step, "train/batch", panel)
                 log.pause()
-            if len(category.test.images) and (last or due(step, config.train.evaluate_every)):
-                judged = evaluate.judge(evaluate_step, state, key, category.test, config, mesh)
-                final = evaluate.write(workdir, step, judged, config)
-                log.evaluation(step, final)
-                log.pause()
+            final = evaluation(step)
     return final
 
 
@@ -122,15 +134,20 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def window_means(pending: list[tuple[int, dict[str, jax.Array]]]) -> dict[str, float]:
-    """Mean of each metric over the steps waiting to be logged.
+def read(
+    pending: list[tuple[int, dict[str, jax.Array | float]]],
+) -> list[tuple[int, dict[str, float]]]:
+    """The metrics of the steps waiting to be logged, as numbers.
 
     Read many steps at a time, because reading one makes the host wait for the device.
 
     Raises:
       FloatingPointError: a metric of a step is not finite.
     """
-    values = [(step, jax.device_get(metrics)) for step, metrics in pending]
+    values = [
+        (step, {name: float(value) for name, value in jax.device_get(metrics).items()})
+        for step, metrics in pending
+    ]
     for step, metrics in values:
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
         if bad:
@@ -138,17 +155,26 @@ def window_means(pending: list[tuple[int, dict[str, jax.Array]]]) -> dict[str, f
                 f"step {step}: {', '.join(bad)} not finite; the newest checkpoint is older than "
                 "that; lower the learning rates or train in float32"
             )
+    return values
+
+
+def means(values: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """Mean of each metric over steps."""
     return {name: float(np.mean([m[name] for _, m in values])) for name in values[0][1]}
 
 
 def training_picture(evaluate_step, state, batch, key, config: Config, mesh) -> np.ndarray:
     """u8[h,w,3]: input, guided reconstruction, anomaly map and mask of a training batch."""
-    index = np.arange(config.train.batch_size, dtype=np.int32)
-    index = jax.device_put(index, sharding.split(mesh))
-    judged = evaluate_step(evaluate.weights(state, config), batch["image"], index, key)
-    shown = (batch["image"], judged.reconstruction, judged.anomaly_map, batch["mask"])
-    whole = jax.device_get(jax.device_put(shown, sharding.replicated(mesh)))
-    return report.training_panel(*(part[:PANEL_ROWS] for part in whole))
+    whole = jax.device_put((batch["image"], batch["mask"]), sharding.replicated(mesh))
+    image, mask = (part[:PANEL_ROWS] for part in jax.device_get(whole))
+    # In a batch of the evaluation's own shape, so that nothing is compiled for this.
+    pictures = np.round(image * 255).astype(np.uint8)
+    padded = evaluate.padded_batches(pictures, config.evaluate.batch_size, mesh)
+    inputs, index, count = next(padded)
+    judged = jax.device_get(evaluate_step(evaluate.weights(state, config), inputs, index, key))
+    return report.training_panel(
+        image[:count], judged.reconstruction[:count], judged.anomaly_map[:count], mask[:count]
+    )
 
 
 class Preemption:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from diffad_jax.config import Config, ModelConfig
 from diffad_jax.models.segmentation import SegmentationNet
@@ -50,7 +50,7 @@ class TrainState:
     averaged parameters.
     """
 
-    step: Int[Array, ""]
+    step: PyTree  # i32[]; unchecked, because trees of shapes and shardings are TrainStates too
     variables: Variables
     opt_state: PyTree
     ema: Variables

@@ -8,6 +8,7 @@ WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png
 """
 
 import json
+from typing import Any
 
 from etils import epath
 
@@ -31,7 +32,7 @@ FREE_IN_TRAINING = (
 FIXED_IN_EVALUATION = ("model.", "diffusion.")
 
 
-def claim(workdir: str | epath.Path, config: Config) -> None:
+def claim(workdir: epath.PathLike, config: Config) -> None:
     """Make the folder this run's, or check that it already is.
 
     Raises:
@@ -44,13 +45,13 @@ def claim(workdir: str | epath.Path, config: Config) -> None:
         return
     lines = [
         line
-        for line in difference(json.loads(path.read_text()), config.to_dict())
+        for line in difference(_read(path), config.to_dict())
         if not line.startswith(FREE_IN_TRAINING)
     ]
     _refuse(lines, path, "use another --workdir, or the configuration it was started with")
 
 
-def check_model(workdir: str | epath.Path, config: Config) -> None:
+def check_model(workdir: epath.PathLike, config: Config) -> None:
     """Check that the folder holds a run of the same model.
 
     Raises:
@@ -61,13 +62,13 @@ def check_model(workdir: str | epath.Path, config: Config) -> None:
         raise ValueError(f"{workdir} holds no run: {path} does not exist")
     lines = [
         line
-        for line in difference(json.loads(path.read_text()), config.to_dict())
+        for line in difference(_read(path), config.to_dict())
         if line.startswith(FIXED_IN_EVALUATION)
     ]
     _refuse(lines, path, "give the configuration it was trained with")
 
 
-def config_path(workdir: str | epath.Path) -> epath.Path:
+def config_path(workdir: epath.PathLike) -> epath.Path:
     """Where a run keeps its configuration."""
     return epath.Path(workdir) / "config.json"
 
@@ -79,6 +80,17 @@ def write(path: epath.Path, content: str | bytes) -> None:
     partial = path.parent / f".{path.name}.partial"
     partial.write_bytes(data)
     partial.replace(path)
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    """The configuration in a file, or a ValueError that names it."""
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a configuration: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is not a configuration: it holds a {type(config).__name__}")
+    return config
 
 
 def _refuse(lines: list[str], path: epath.Path, advice: str) -> None:

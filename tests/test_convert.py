@@ -3,13 +3,14 @@
 import collections
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from configs import default
+from diffad_jax import checkpoint, convert, evaluate, sharding, train_state
 from diffad_jax import config as configs
-from diffad_jax import convert
-from tests import goldens_io
+from tests import goldens_io, helpers
 
 META = goldens_io.META["train_a"]
 MODEL = dataclasses.replace(
@@ -137,3 +138,46 @@ class TestFile:
         torch.save(content, path)
         with pytest.raises(ValueError, match="holds no seg_model_state_dict"):
             convert.read_checkpoint(path)
+
+
+def test_command_makes_a_run_that_evaluates_as_the_weights(tmp_path):
+    """A file as the authors write it becomes a checkpoint that holds exactly its weights."""
+    torch = pytest.importorskip("torch")
+
+    config = helpers.parsed()
+    shapes = jax.eval_shape(lambda: train_state.init_variables(config.model, jax.random.key(0)))
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    states = [
+        {
+            key: torch.from_numpy(np.asarray(goldens_io.weights(net, {key: value.shape})[key]))
+            for key, value in state.items()
+        }
+        for net, state in zip(
+            ("unet", "seg"),
+            convert.to_torch(zeros.params, zeros.batch_stats, config.model),
+            strict=True,
+        )
+    ]
+    file = tmp_path / "params-last.pt"
+    args = collections.defaultdict(str, {"img_size": [32, 32], "T": 1000})
+    torch.save(
+        {
+            "n_epoch": 3,
+            "unet_model_state_dict": states[0],
+            "seg_model_state_dict": states[1],
+            "args": args,
+        },
+        file,
+    )
+    workdir = tmp_path / "run"
+    convert.convert(file, config, workdir)
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        state = checkpoints.restore(evaluate.restore_target(config, sharding.data_mesh()))
+    assert int(state.step) == 3
+    for variables in (state.variables, state.ema):
+        host = jax.device_get(variables)
+        back = convert.to_torch(host.params, host.batch_stats, config.model)
+        for ours, theirs in zip(back, states, strict=True):
+            assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+    with pytest.raises(ValueError, match="already holds checkpoints"):
+        convert.convert(file, config, workdir)

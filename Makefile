@@ -1,0 +1,37 @@
+# make quickstart   set up, make pictures, train, evaluate, show where the results are
+# make test         set up, check style, run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint format clean
+
+quickstart: $(VENV)/run.stamp
+	$(BIN)/python -m input_pipeline.product_photos --output data/quickstart
+	$(BIN)/python -m diffad_jax.main --config configs/quickstart.py --workdir runs/quickstart
+	@echo "Pictures: $$(ls -d runs/quickstart/eval/*/ | sort -V | tail -n 1)grid.png"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/dev.stamp: requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) data/quickstart data/cache runs/quickstart

@@ -1,0 +1,90 @@
+"""The command line as a person meets it: quick help, and one clear line for each mistake."""
+
+import sys
+import time
+
+import pytest
+
+from tests import folders
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Call the program with changes to the configuration."""
+
+    def run(*changes, **options):
+        command = folders.command(tmp_path / "data", tmp_path / "run", *changes, **options)
+        return folders.call(command, tmp_path / "compiled")
+
+    return run
+
+
+def test_help_answers_at_once(tmp_path):
+    began = time.monotonic()
+    result = folders.call([sys.executable, "-m", "diffad_jax.main", "--help"], tmp_path)
+    assert "--workdir" in result.stdout and "--mode" in result.stdout
+    assert time.monotonic() - began < 10  # 0.2 s where nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("train.stepz=3", "ValueError: unknown config key train.stepz: did you mean train.steps?"),
+        ("trian.steps=3", "ValueError: unknown config key trian: did you mean train?"),
+        (
+            "model.image_size=40",
+            "ValueError: model.image_size=40 is not divisible by the networks' total stride 32",
+        ),
+        (
+            "loss.focal_weight=high",
+            "FATAL Flags parsing error: flag --config.loss.focal_weight=high: could not convert "
+            "string to float: 'high'",
+        ),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(run, tmp_path, change, line):
+    result = run(change)
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[0] == line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_file_that_is_not_there(tmp_path):
+    command = folders.command(tmp_path, tmp_path / "run")
+    command[command.index("configs/test.py")] = "configs/nope.py"
+    result = folders.call(command, tmp_path)
+    assert result.returncode != 0
+    assert result.stderr.startswith("ValueError: ") and "configs/nope.py" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_unusable_pictures_are_one_line(run, tmp_path):
+    result = run()
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1] == f"ValueError: no such folder: {tmp_path}/data/disc"
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None  # as where it is not installed
+import functools, jax, numpy as np
+from configs import test
+from diffad_jax import config as configs, optim, steps, train_state
+config = test.get_config()
+config.model.unet_multipliers, config.model.attention_widths = (1,), ()
+config = configs.parse(config)
+networks, optimizer = train_state.define(config.model), optim.optimizer(config, 3)
+shapes = jax.eval_shape(lambda: train_state.init(config, optimizer, jax.random.key(0)))
+state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+batch = {"image": np.zeros((2, 32, 32, 3), np.float32), "label": np.zeros(2, np.float32)}
+batch["mask"] = batch["image"][..., :1]
+step = functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config)
+state, metrics = jax.jit(step)(state, batch, jax.random.key(1))
+print(int(state.step), float(metrics["loss"]) > 0, "input_pipeline" in sys.modules)
+"""
+
+
+def test_a_training_step_needs_no_tensorflow(tmp_path):
+    result = folders.call([sys.executable, "-c", WITHOUT_TENSORFLOW], tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["1", "True", "False"]

@@ -1,0 +1,208 @@
+"""One device against eight, one part against several, one batch size against another."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from diffad_jax import evaluate, optim, sharding, steps, train_state
+from input_pipeline.datasets import Pictures
+from tests import helpers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_compiles():
+    """These compare programs with each other: none needs to be fast."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def random_variables(config, dtype=np.float32):
+    """Weights with no zeros among them, so that every part of the networks matters."""
+    shapes = jax.eval_shape(lambda: train_state.init_variables(config.model, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+
+    def fill(path, shape):
+        z = rng.standard_normal(shape.shape)
+        if len(shape.shape) > 1:
+            return (z / np.sqrt(np.prod(shape.shape[:-1]))).astype(dtype)
+        one = path[-1].key in ("scale", "var")
+        return (1 + 0.1 * abs(z) if one else 0.1 * z).astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def random_batch(i, dtype, count=8):
+    rng = np.random.default_rng(100 + i)
+    image = rng.random((count, 32, 32, 3))
+    label = np.array([1, 0, 0, 0, 1, 1, 0, 0][:count])
+    mask = (rng.random((count, 32, 32, 1)) > 0.8) * label[:, None, None, None]
+    return {k: v.astype(dtype) for k, v in (("image", image), ("mask", mask), ("label", label))}
+
+
+def train(devices, config, dtype, count):
+    """States (the initial one too) and losses of `count` steps on a mesh of `devices`."""
+    mesh = sharding.data_mesh(devices)
+    everywhere = sharding.replicated(mesh)
+    networks, optimizer = train_state.define(config.model), optim.optimizer(config, 9)
+    state = jax.device_get(train_state.start(random_variables(config, dtype), optimizer))
+    states, losses = [state], []
+    step = jax.jit(
+        functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config),
+        in_shardings=(everywhere, sharding.split(mesh), everywhere),
+        out_shardings=everywhere,
+    )
+    state, key = jax.device_put((state, jax.random.key(3)), everywhere)
+    for i in range(count):
+        batch = sharding.to_devices(random_batch(i, dtype), mesh)
+        assert len(batch["image"].sharding.device_set) == len(devices)
+        state, metrics = step(state, batch, key)
+        states.append(jax.device_get(state))
+        losses.append(jax.device_get(metrics))
+    return states, losses
+
+
+def gap(a, b, floor):
+    """Largest difference between two trees, relative to each array's scale (or `floor`)."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(abs(x - y).max() / max(abs(x).max(), floor) for x, y in pairs if x.size)
+
+
+def configured(**changes):
+    """One level of the U-Net: resampling mixes no pictures, and compiling takes its time."""
+    settled = {
+        "model__unet_multipliers": (1,),
+        "model__attention_widths": (),
+        "train__batch_size": 8,
+        "unet_optim__warmup_steps": 0,
+        "segmentation_optim__warmup_steps": 0,
+    }
+    return helpers.parsed(**settled | changes)
+
+
+def test_eight_devices_make_the_steps_of_one_in_float64(float64):
+    config = configured()
+    (one, one_losses), (eight, eight_losses) = (
+        train(jax.devices()[:n], config, np.float64, 3) for n in (1, 8)
+    )
+    assert one[-1].step == 3
+    for a, b in zip(one_losses, eight_losses, strict=True):
+        assert gap(a, b, 1e-3) < 1e-9
+    for a, b in zip(one, eight, strict=True):
+        assert gap(a.variables, b.variables, 1.0) < 1e-9
+        assert gap(a.ema, b.ema, 1.0) < 1e-9
+    # They learn: the comparison is not of steps that do nothing.
+    assert gap(one[0].variables.params, one[-1].variables.params, 1.0) > 1e-4
+
+    # The average of step n forgets with min(0.99, n / (9 + n)), running statistics included.
+    for n in range(3):
+        decay = min(0.99, (1 + n) / (10 + n))
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * new,
+            one[n].ema,
+            one[n + 1].variables,
+        )
+        assert gap(expected, one[n + 1].ema, 1.0) < 1e-7
+
+
+def test_eight_devices_make_the_first_step_of_one_in_float32():
+    config = configured()
+    (_, one), (_, eight) = (train(jax.devices()[:n], config, np.float32, 1) for n in (1, 8))
+    assert gap(one, eight, 1e-3) < 1e-4
+
+
+def test_parts_of_a_batch_add_up(float64):
+    """Only the noise loss counts, so the BatchNorms, which see smaller batches, do not.
+
+    Plain descent at rate 1 makes the difference of the parameters the gradient.
+    """
+    results = []
+    for parts in (1, 2):
+        config = configured(
+            train__accumulation_steps=parts,
+            loss__focal_weight=0.0,
+            loss__smooth_l1_weight=0.0,
+        )
+        networks, optimizer = train_state.define(config.model), optax.sgd(1.0)
+        start = train_state.start(random_variables(config, np.float64), optimizer)
+        batch = jax.device_put(random_batch(0, np.float64))
+        draws = steps.draw_training(jax.random.key(1), batch["image"], config)
+        update = functools.partial(
+            steps.update, networks=networks, optimizer=optimizer, config=config
+        )
+        end, metrics = jax.device_get(jax.jit(update)(start, batch, draws))
+        gradient = jax.tree.map(lambda a, b: np.asarray(a) - b, start.variables, end.variables)
+        results.append((gradient.params["unet"], metrics["loss"], metrics["unet_gradient_norm"]))
+    whole, split = results
+    assert abs(whole[1]) > 0.1 and whole[2] > 0.1
+    assert gap(whole, split, 1e-3) < 1e-9
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (10, 32, 32, 3), np.uint8)
+    return Pictures(
+        images=images,
+        masks=np.zeros((10, 32, 32, 1), np.uint8),
+        has_mask=np.ones(10, bool),
+        labels=np.arange(10, dtype=np.int32) % 2,
+        defects=["good", "bad"] * 5,
+        names=[f"{i}.png" for i in range(10)],
+        foregrounds=None,
+        has_foreground=np.zeros(10, bool),
+    )
+
+
+def judge(devices, batch_size):
+    """The function from pictures to their evaluation."""
+    config = configured(evaluate__batch_size=batch_size, evaluate__top_pixels=7)
+    mesh = sharding.data_mesh(jax.devices()[:devices])
+    state = train_state.start(random_variables(config), optax.sgd(1.0))
+    state = jax.device_put(state, sharding.replicated(mesh))
+    key = evaluate.run_key(config, mesh)
+    step = evaluate.jitted_step(train_state.define(config.model), config, mesh)
+
+    def run(pictures):
+        with jax.transfer_guard("disallow"):
+            result = evaluate.judge(step, state, key, pictures, config, mesh)
+        assert step._cache_size() == 1
+        return result
+
+    return run
+
+
+def test_scores_do_not_depend_on_batch_size_or_devices(pictures):
+    one = judge(1, 1)(pictures)
+    for devices, batch_size in ((1, 3), (1, 8), (8, 3)):
+        run = judge(devices, batch_size)
+        other = run(pictures)
+        np.testing.assert_allclose(other.scores, one.scores, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(other.maps, one.maps, rtol=0, atol=1e-6)
+    again = run(pictures)
+    assert np.array_equal(again.scores, other.scores) and np.array_equal(again.maps, other.maps)
+
+    top = np.sort(one.maps.reshape(10, -1), axis=1)[:, -7:]
+    np.testing.assert_allclose(one.scores, top.mean(1), rtol=1e-6)
+    assert np.ptp(one.scores) > 1e-3 and one.names == pictures.names
+
+    # The noise belongs to the picture's place in the set: another order, other scores.
+    moved = run(dataclasses.replace(pictures, images=pictures.images[::-1].copy()))
+    assert abs(moved.scores[::-1] - one.scores).max() > 1e-6
+
+
+def test_batches_are_padded_with_the_last_picture(pictures):
+    mesh = sharding.data_mesh(jax.devices()[:2])
+    batches = list(evaluate.padded_batches(pictures.images, 3, mesh))
+    assert [(image.shape[0], count) for image, _, count in batches] == [(4, 4), (4, 4), (4, 2)]
+    assert np.asarray(batches[-1][1]).tolist() == [8, 9, 9, 9]
+    np.testing.assert_array_equal(batches[-1][0][3], pictures.images[9] / np.float32(255))
+
+
+def test_check_batch_names_both_numbers():
+    with pytest.raises(ValueError, match=r"^x=12 is not divisible by the 8 devices$"):
+        sharding.check_batch(12, sharding.data_mesh(), "x")
