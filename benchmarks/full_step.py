@@ -37,11 +37,7 @@ def main(_) -> None:
     state = jax.jit(init, out_shardings=everywhere)(key)
     batch = sharding.to_devices(random_batch(config), mesh)
 
-    step = functools.partial(
-        steps.train_step, networks=networks, optimizer=optimizer, config=config
-    )
-    in_shardings = (everywhere, sharding.split(mesh), everywhere)
-    jitted = jax.jit(step, donate_argnums=0, in_shardings=in_shardings, out_shardings=everywhere)
+    jitted = steps.jit_train_step(networks, optimizer, config, mesh)
     compiled, compile_seconds = timed(lambda: jitted.lower(state, batch, key).compile())
     seconds = []
     for _ in range(1 + _STEPS.value):

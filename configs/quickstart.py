@@ -13,6 +13,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.category = "fabric"  # or gear, with kind "object"
     config.data.kind = "texture"
     config.data.cache_dir = "data/cache"
-    config.train.steps = 280
+    config.train.steps = 220
     config.train.evaluate_every = 0
     return config

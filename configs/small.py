@@ -1,6 +1,6 @@
 """The method at 64 px with small networks: for CPUs, and for a first look at new data.
 
-2 % of the default's parameters, and learning rates for about a thousand steps: the paper's are made for
+2 % of the default's parameters, and learning rates for about a thousand steps: the paper's are for
 39,000.
 """
 

@@ -1,8 +1,7 @@
 """The test split -> anomaly maps, scores, metrics, report."""
 
-import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -11,11 +10,10 @@ from jax.sharding import Mesh
 
 from diffad_jax import checkpoint, metrics, optim, report, sharding, steps, workdir
 from diffad_jax.config import Config
-from diffad_jax.train_state import Networks, TrainState, Variables, define, init
+from diffad_jax.train_state import TrainState, Variables, define, init
 from input_pipeline.datasets import Pictures, load_category
 
 logger = logging.getLogger(__name__)
-EvaluateStep = Callable[..., steps.Judgement]
 
 
 def run(config: Config, folder: epath.PathLike) -> dict[str, float]:
@@ -30,7 +28,7 @@ def run(config: Config, folder: epath.PathLike) -> dict[str, float]:
     mesh = sharding.data_mesh()
     with checkpoint.Checkpoints(folder, writer=False) as checkpoints:
         state = checkpoints.restore(restore_target(config, mesh))
-    step_fn = jitted_step(define(config.model), config, mesh)
+    step_fn = steps.jit_evaluate_step(define(config.model), config, mesh)
     step = int(state.step)
     key = run_key(config, mesh)
     return write(folder, step, judge(step_fn, state, key, pictures, config, mesh), config)
@@ -51,16 +49,6 @@ def restore_target(config: Config, mesh: Mesh) -> TrainState:
     return checkpoint.abstract(shapes, sharding.replicated(mesh))
 
 
-def jitted_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateStep:
-    """`steps.evaluate_step` for batches split over the mesh; its results are whole everywhere."""
-    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
-    return jax.jit(
-        functools.partial(steps.evaluate_step, networks=networks, config=config),
-        in_shardings=(everywhere, split, split, everywhere),
-        out_shardings=everywhere,
-    )
-
-
 def weights(state: TrainState, config: Config) -> Variables:
     """The variables that evaluation reads."""
     return state.ema if config.evaluate.weights == "ema" else state.variables
@@ -72,7 +60,7 @@ def run_key(config: Config, mesh: Mesh) -> jax.Array:
 
 
 def judge(
-    step_fn: EvaluateStep,
+    step_fn: steps.EvaluateStep,
     state: TrainState,
     key: jax.Array,
     pictures: Pictures,

@@ -59,15 +59,15 @@ def read_config() -> configs.Config:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser; a misspelt config key is a line that names the nearest one."""
+    """Parse the flags; a misspelt config key is a line that names the nearest one."""
     try:
         for argument in argv[1:]:
             name = argument.partition("=")[0].lstrip("-")
             if name.startswith("config."):
                 configs.check_key(name.removeprefix("config."))
-    except ValueError as error:
-        sys.exit(f"ValueError: {error}")
-    return app.parse_flags_with_usage(argv)
+        return app.parse_flags_with_usage(argv)
+    except (ValueError, OSError) as error:  # OSError: an override of a file that is not there
+        sys.exit(f"ValueError: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,18 @@ step can be compared with another implementation and exported; `draw_training` a
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from diffad_jax import diffusion, losses
+from diffad_jax import diffusion, losses, sharding
 from diffad_jax.config import Config
 from diffad_jax.train_state import EVALUATE, TRAIN, Networks, PyTree, TrainState, Variables
 
@@ -56,6 +58,10 @@ class Judgement:
     score: Float[Array | np.ndarray, " b"]
     anomaly_map: Float[Array | np.ndarray, "b h w 1"]
     reconstruction: Float[Array | np.ndarray, "b h w 3"]
+
+
+TrainStep = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, dict[str, Array]]]
+EvaluateStep = Callable[[Variables, Array, Array, PRNGKeyArray], Judgement]
 
 
 def draw_training(key: PRNGKeyArray, image: Float[Array, "b h w 3"], config: Config) -> Draws:
@@ -209,13 +215,13 @@ def _gradients(variables, batch, draws, networks, config, dropout_key):
         return grads, metrics, batch_stats
 
     # Part i takes every parts-th picture, so that each part lies on all devices.
-    strided = jax.tree.map(
-        lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), (dict(batch), draws)
-    )
+    leaves, structure = jax.tree.flatten((dict(batch), draws))
+    strided = [jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1) for x in leaves]
 
     def accumulate(carry, inputs):
         total, batch_stats = carry
-        part, (part_batch, part_draws) = inputs
+        part, part_leaves = inputs
+        part_batch, part_draws = jax.tree.unflatten(structure, part_leaves)
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, part)
         grads, (metrics, batch_stats) = gradient(
             variables.params, batch_stats, part_batch, part_draws, key
@@ -278,6 +284,29 @@ def evaluate_step(
     """`evaluate` with the noises that belong to (key, picture's index)."""
     draws = draw_evaluation(jax.random.fold_in(key, EVALUATE), index, image, config)
     return evaluate(variables, image, draws, networks, config)
+
+
+def jit_train_step(
+    networks: Networks, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
+) -> TrainStep:
+    """`train_step`, the batch split over the mesh, the state on every device and donated."""
+    everywhere = sharding.replicated(mesh)
+    return jax.jit(
+        functools.partial(train_step, networks=networks, optimizer=optimizer, config=config),
+        donate_argnums=0,
+        in_shardings=(everywhere, sharding.split(mesh), everywhere),
+        out_shardings=everywhere,
+    )
+
+
+def jit_evaluate_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateStep:
+    """`evaluate_step` with the batch split over the mesh; the results are whole everywhere."""
+    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
+    return jax.jit(
+        functools.partial(evaluate_step, networks=networks, config=config),
+        in_shardings=(everywhere, split, split, everywhere),
+        out_shardings=everywhere,
+    )
 
 
 def to_network(image: Float[Array, "b h w 3"], config: Config) -> Float[Array, "b h w 3"]:

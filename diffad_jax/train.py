@@ -32,45 +32,25 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     """
     # Everything that can be wrong with the input is found here, before anything is compiled.
     mesh = sharding.data_mesh()
-    sharding.check_batch(config.train.batch_size, mesh, "train.batch_size")
-    micro_batch = config.train.batch_size // config.train.accumulation_steps
-    sharding.check_batch(micro_batch, mesh, "train.batch_size / train.accumulation_steps")
-    category = datasets.load_category(config.data, config.model.image_size)
-    textures = datasets.load_textures(
-        config.data.textures, config.data.cache_dir, config.model.image_size, config.data.resize
-    )
-    pictures = len(category.train.images)
-    total_steps = length(config, pictures)
-    pipeline.check(category, config.train.batch_size, jax.process_count())
+    category, textures = load(config, mesh)
+    total_steps = length(config, len(category.train.images))
     workdirs.claim(workdir, config)
 
-    # State: from the newest checkpoint, else from the seed.
     networks = train_state.define(config.model)
     optimizer = optim.optimizer(config, total_steps)
-    everywhere = sharding.replicated(mesh)
     key = evaluate.run_key(config, mesh)
-    init = functools.partial(train_state.init, config, optimizer)
     checkpoints = checkpoint.Checkpoints(
         workdir, config.train.checkpoint_every, config.train.keep_checkpoints
     )
-    if checkpoints.latest is None:
-        state = jax.jit(init, out_shardings=everywhere)(key)
-    else:
-        state = checkpoints.restore(checkpoint.abstract(jax.eval_shape(init, key), everywhere))
+    state = start(config, optimizer, key, checkpoints, mesh)
     first_step = int(state.step)
     logger.info(
         "%s: %d good pictures, %d test pictures, steps %d to %d on %d %s device(s)",
-        *(config.data.category, pictures, len(category.test.images)),
+        *(config.data.category, len(category.train.images), len(category.test.images)),
         *(first_step, total_steps, mesh.size, mesh.devices.flat[0].platform),
     )
-
-    train_step = jax.jit(
-        functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config),
-        donate_argnums=0,
-        in_shardings=(everywhere, sharding.split(mesh), everywhere),
-        out_shardings=everywhere,
-    )
-    evaluate_step = evaluate.jitted_step(networks, config, mesh)
+    train_step = steps.jit_train_step(networks, optimizer, config, mesh)
+    evaluate_step = steps.jit_evaluate_step(networks, config, mesh)
     batches = pipeline.numpy_batches(
         category,
         textures,
@@ -122,6 +102,29 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
                 log.pause()
             final = evaluation(step)
     return final
+
+
+def load(config: Config, mesh) -> tuple[datasets.Category, np.ndarray | None]:
+    """The category and the anomaly sources, or a ValueError that says why they cannot be used."""
+    train = config.train
+    sharding.check_batch(train.batch_size, mesh, "train.batch_size")
+    part = train.batch_size // train.accumulation_steps
+    sharding.check_batch(part, mesh, "train.batch_size / train.accumulation_steps")
+    category = datasets.load_category(config.data, config.model.image_size)
+    pipeline.check(category, train.batch_size, jax.process_count())
+    textures = datasets.load_textures(
+        config.data.textures, config.data.cache_dir, config.model.image_size, config.data.resize
+    )
+    return category, textures
+
+
+def start(config: Config, optimizer, key, checkpoints, mesh) -> train_state.TrainState:
+    """The newest checkpoint's state, else the one that the key gives."""
+    everywhere = sharding.replicated(mesh)
+    init = functools.partial(train_state.init, config, optimizer)
+    if checkpoints.latest is None:
+        return jax.jit(init, out_shardings=everywhere)(key)
+    return checkpoints.restore(checkpoint.abstract(jax.eval_shape(init, key), everywhere))
 
 
 def length(config: Config, pictures: int) -> int:

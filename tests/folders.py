@@ -28,7 +28,7 @@ def part(rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
 
 
 def category(root: pathlib.Path, *, good: int = 9, test: int = 5, size: int = SIZE) -> pathlib.Path:
-    """Write ROOT/disc: `good` training pictures; `test` test pictures, every other one defective."""
+    """Write ROOT/disc: `good` training and `test` test pictures, every other one defective."""
     rng = np.random.default_rng(0)
     folder = root / "disc"
     for i in range(good):

@@ -78,8 +78,9 @@ def configured(**changes):
         "model__unet_multipliers": (1,),
         "model__attention_widths": (),
         "train__batch_size": 8,
-        "unet_optim__warmup_steps": 0,
-        "segmentation_optim__warmup_steps": 0,
+        # Adam makes steps of rounding noise where a gradient is all but zero: keep the rate low.
+        "unet_optim__warmup_steps": 10,
+        "segmentation_optim__warmup_steps": 10,
     }
     return helpers.parsed(**settled | changes)
 
@@ -96,7 +97,7 @@ def test_eight_devices_make_the_steps_of_one_in_float64(float64):
         assert gap(a.variables, b.variables, 1.0) < 1e-9
         assert gap(a.ema, b.ema, 1.0) < 1e-9
     # They learn: the comparison is not of steps that do nothing.
-    assert gap(one[0].variables.params, one[-1].variables.params, 1.0) > 1e-4
+    assert gap(one[0].variables.params, one[-1].variables.params, 1.0) > 1e-5
 
     # The average of step n forgets with min(0.99, n / (9 + n)), running statistics included.
     for n in range(3):
@@ -165,7 +166,7 @@ def judge(devices, batch_size):
     state = train_state.start(random_variables(config), optax.sgd(1.0))
     state = jax.device_put(state, sharding.replicated(mesh))
     key = evaluate.run_key(config, mesh)
-    step = evaluate.jitted_step(train_state.define(config.model), config, mesh)
+    step = steps.jit_evaluate_step(train_state.define(config.model), config, mesh)
 
     def run(pictures):
         with jax.transfer_guard("disallow"):
