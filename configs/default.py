@@ -68,6 +68,9 @@ def get_config() -> ml_collections.ConfigDict:
                 "normal_share": 0.5,  # of the training pictures that stay without anomaly
                 "blend_min": 0.2,  # share of the picture that shows through an anomaly
                 "blend_max": 0.8,
+                # Share of the good training pictures kept out of training, to find a threshold
+                # with; -1: 0.1 where the test split has no defective picture, else 0.
+                "holdout": -1.0,
             },
             "train": {
                 "batch_size": 16,  # over all devices and hosts

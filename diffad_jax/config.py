@@ -106,6 +106,7 @@ class DataConfig:
     normal_share: float
     blend_min: float
     blend_max: float
+    holdout: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,6 +317,10 @@ def _check_data(config: Config) -> None:
     _require(
         0.0 <= data.blend_min <= data.blend_max <= 1.0,
         f"need 0 <= data.blend_min <= data.blend_max <= 1, got {data.blend_min}, {data.blend_max}",
+    )
+    _require(
+        data.holdout == -1.0 or 0.0 <= data.holdout < 1.0,
+        f"data.holdout={data.holdout} is neither -1 nor in [0, 1)",
     )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import pathlib
 import re
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int, Int32, UInt8
 
 from diffad_jax.config import DataConfig
 from input_pipeline.layouts import GOOD, LAYOUTS, Layout, Record, scan
@@ -47,13 +48,28 @@ class Pictures:
     foregrounds: UInt8[np.ndarray, "n s s 1"] | None  # 255 where anomalies may lie, soft between
     has_foreground: Bool[np.ndarray, "n"]  # foregrounds[i] was read from a file
 
+    def take(self, index: Int[np.ndarray, "k"]) -> "Pictures":
+        """The pictures at these places, in this order."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        chosen = {
+            name: [value[i] for i in index] if isinstance(value, list) else value[index]
+            for name, value in values.items()
+            if value is not None
+        }
+        return Pictures(**values | chosen)
+
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """One category. `test` is empty (n = 0) when the folder holds no test pictures."""
+    """One category. `test` is empty (n = 0) when the folder holds no test pictures.
+
+    `held_out` are good training pictures that are not in `train` (`data.holdout`): what a threshold
+    can be found with when no defective picture is known. Often empty.
+    """
 
     train: Pictures
     test: Pictures
+    held_out: Pictures
     kind: str  # object or texture
     folder: str
 
@@ -73,7 +89,25 @@ def load_category(data: DataConfig, image_size: int) -> Category:
     if kind == "auto":
         kind = "texture" if data.category.lower() in TEXTURES else "object"
     train, test = (_read(builder, split) for split in ("train", "test"))
-    return Category(dataclasses.replace(train, masks=None), test, kind, str(folder))
+    train, held_out = hold_out(dataclasses.replace(train, masks=None), test, data.holdout)
+    return Category(train, test, held_out, kind, str(folder))
+
+
+def hold_out(train: Pictures, test: Pictures, share: float) -> tuple[Pictures, Pictures]:
+    """Training pictures that stay, and those kept aside: evenly spaced in the order of names.
+
+    Args:
+      train: the good training pictures.
+      test: where `share` is -1, says whether a defective picture is known.
+      share: `data.holdout`.
+    """
+    if share == -1.0:
+        share = 0.0 if test.labels.any() else 0.1
+    n = len(train.names)
+    count = min(math.ceil(share * n), n - 1)
+    aside = np.zeros(n, np.bool_)
+    aside[(2 * np.arange(count) + 1) * n // (2 * max(count, 1))] = True
+    return train.take(np.flatnonzero(~aside)), train.take(np.flatnonzero(aside))
 
 
 def load_textures(

@@ -103,6 +103,20 @@ def test_missing_or_empty_test_split_is_an_empty_set(root):
     assert test.names == [] and test.labels.shape == (0,)
 
 
+def test_pictures_are_held_out_where_no_defect_is_known(root):
+    """None with known defects; else a tenth, and at least one; never all."""
+    assert load(root).held_out.names == []
+    category = load(root, holdout=0.5)
+    assert category.held_out.names == [f"train/good/{i:03}.png" for i in (0, 2, 4)]
+    assert category.train.names == [f"train/good/{i:03}.png" for i in (1, 3)]
+    np.testing.assert_array_equal(category.held_out.images[1], noise("train2", SIZE, SIZE, 3))
+    assert len(load(root, holdout=0.99).train.names) == 1
+    shutil.rmtree(root / "nut/test/scratch")
+    category = load(root)
+    assert category.held_out.names == ["train/good/002.png"] and len(category.train.names) == 4
+    assert len(load(root, holdout=0.0).train.names) == 5
+
+
 def test_foreground_files_are_read_where_they_exist(root):
     soft = noise("soft", SIZE, SIZE)
     save(root / "nut/DISthresh/good/001.jpg", np.zeros((SIZE, SIZE), np.uint8))

@@ -128,7 +128,7 @@ def category(kind, foregrounds=None, has=None, n=4):
         foregrounds=foregrounds,
         has_foreground=np.zeros(n, bool) if has is None else np.array(has),
     )
-    return Category(pictures, pictures, kind, "folder")
+    return Category(pictures, pictures, pictures, kind, "folder")
 
 
 @pytest.mark.parametrize("kind", ["object", "texture"])

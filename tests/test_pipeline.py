@@ -38,7 +38,7 @@ def category(kind="object", n=N):
         foregrounds=None,
         has_foreground=np.zeros(n, bool),
     )
-    return Category(train, train, kind, "data/nut")
+    return Category(train, train, train, kind, "data/nut")
 
 
 TEXTURES = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
