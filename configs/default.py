@@ -23,7 +23,10 @@ def get_config() -> ml_collections.ConfigDict:
                 "dropout": 0.0,
                 "segmentation_base": 64,  # channels
                 "compute_dtype": "float32",  # float32 or bfloat16; parameters stay float32
-                "remat": False,  # recompute residual blocks in the backward pass: less memory
+                "attention": "xla",  # or cudnn: cuDNN's fused kernel (CUDA, bfloat16)
+                # What the U-Net's backward pass computes again, to save memory: none, norms (norms,
+                # activations and attention weights; hardly slower), blocks (all but their inputs).
+                "remat": "none",
             },
             "diffusion": {
                 "timesteps": 1000,

@@ -41,7 +41,8 @@ class ModelConfig:
     dropout: float
     segmentation_base: int
     compute_dtype: Literal["float32", "bfloat16"]
-    remat: bool
+    attention: Literal["xla", "cudnn"]
+    remat: Literal["none", "norms", "blocks"]
 
     @property
     def multipliers(self) -> tuple[float, ...]:
@@ -254,6 +255,11 @@ def _check_model(config: Config) -> None:
     _require(
         size > 0 and size % stride == 0,
         f"model.image_size={size} is not divisible by the networks' total stride {stride}",
+    )
+    _require(
+        model.attention == "xla" or model.compute_dtype == "bfloat16",
+        f"model.attention={model.attention!r} needs model.compute_dtype='bfloat16', got "
+        f"{model.compute_dtype!r}",
     )
     _require(0.0 <= model.dropout < 1.0, f"model.dropout={model.dropout} is not in [0, 1)")
     _require(model.res_blocks > 0, f"model.res_blocks={model.res_blocks} is not positive")
