@@ -117,6 +117,20 @@ def agree(problem: str | None) -> None:
         raise ValueError(problem)
 
 
+@contextlib.contextmanager
+def by_the_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
+    """Process 0 enters `context` for all; where that raises ValueError, all raise."""
+    with contextlib.ExitStack() as stack:
+        problem = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(context)
+            except ValueError as error:
+                problem = str(error)
+        agree(problem)
+        yield
+
+
 def anywhere(flag: bool) -> bool:
     """Whether `flag` is true in any process; all must call it."""
     if jax.process_count() == 1:
@@ -147,7 +161,9 @@ def _end(error: BaseException) -> None:
     """Say why and end at once: an ordinary exit would wait for the others, who wait for this."""
     if isinstance(error, jax.errors.JaxRuntimeError):
         reason = " ".join(str(error).split())[:300]
-        print(f"another process has ended or cannot be reached: {RESTART} ({reason})", file=sys.stderr)
+        print(
+            f"another process has ended or cannot be reached: {RESTART} ({reason})", file=sys.stderr
+        )
     elif isinstance(error, TOLD_IN_A_LINE):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     elif not isinstance(error, SystemExit):

@@ -103,11 +103,12 @@ def advice(config: Config) -> str:
     ways = []
     if model.compute_dtype != "bfloat16":
         ways.append("model.compute_dtype=bfloat16")
-    if not model.remat:
-        ways.append("model.remat=True")
+    lighter = {"none": "norms", "norms": "blocks"}.get(model.remat)
+    if lighter:
+        ways.append(f"model.remat={lighter}")
     if train.batch_size > train.accumulation_steps:
         ways.append(f"train.accumulation_steps={2 * train.accumulation_steps}")
-        ways.append(f"train.batch_size below {train.batch_size}")
+        ways.append(f"a train.batch_size below {train.batch_size}")
     ways.append("more devices")
     return f"try {', '.join(ways)}"
 

@@ -19,6 +19,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -167,13 +168,23 @@ def write(path: epath.Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     partial = path.parent / f".{path.name}.partial"
-    try:
+    with named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
+        try:
+            partial.write_bytes(data)
+            partial.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def named(path: epath.PathLike) -> Iterator[None]:
+    """A context whose OSError names the path: writing to a full disk does not by itself."""
+    try:
+        yield
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
