@@ -86,11 +86,16 @@ def get_config() -> ml_collections.ConfigDict:
                 "evaluate_every": 5000,  # steps; 0: at the end only
                 "checkpoint_every": 1000,  # steps
                 "keep_checkpoints": 2,
+                # Also keep the checkpoint with the best value of this metric, such as pixel_ap, on
+                # the test split: chosen with the test pictures, so no fair measure. "": do not.
+                "keep_best": "",
+                "profile_steps": (),  # (first, last) step to trace into WORKDIR/profile; (): none
             },
             "evaluate": {
                 "batch_size": 16,
                 "top_pixels": 50,  # image score: the mean of that many largest pixels of the map
                 "weights": "ema",  # ema or raw
+                "checkpoint": "last",  # or best: see train.keep_best
                 "grid_rows": 12,  # pictures in the grid
             },
         }

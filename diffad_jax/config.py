@@ -124,6 +124,11 @@ class TrainConfig:
     evaluate_every: int
     checkpoint_every: int
     keep_checkpoints: int
+    keep_best: Literal[
+        "", "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max",
+        "aupro_30", "aupro_05",
+    ]  # fmt: skip
+    profile_steps: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +138,7 @@ class EvaluateConfig:
     batch_size: int
     top_pixels: int
     weights: Literal["ema", "raw"]
+    checkpoint: Literal["last", "best"]
     grid_rows: int
 
 
@@ -353,6 +359,11 @@ def _check_train(config: Config) -> None:
         train.batch_size % train.accumulation_steps == 0,
         f"train.batch_size={train.batch_size} is not divisible by "
         f"train.accumulation_steps={train.accumulation_steps}",
+    )
+    profiled = train.profile_steps
+    _require(
+        not profiled or (len(profiled) == 2 and 1 <= profiled[0] <= profiled[1]),
+        f"train.profile_steps={profiled} is neither () nor (first, last) with 1 <= first <= last",
     )
     _require(0.0 <= train.ema_decay < 1.0, f"train.ema_decay={train.ema_decay} is not in [0, 1)")
     _require(evaluate.batch_size > 0, f"evaluate.batch_size={evaluate.batch_size} is not positive")
