@@ -1,6 +1,6 @@
 """What a person looks at: the grid of pictures, tables, and the panel for TensorBoard.
 
-The only file that draws. Figures are made with matplotlib's objects (no pyplot, no global state),
+Figures are made with matplotlib's objects (no pyplot, no global state),
 and every file is written under a temporary name and then renamed, so a kill leaves no half file.
 Paths may be local or `gs://`.
 """
@@ -142,8 +142,7 @@ def write_grid(
     height = HEADER + len(rows) * (CELL + GAP) + FOOTER
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    top = float(np.max(evaluation.maps))
-    scale = Normalize(0.0, top if top > 0 else 1.0)
+    scale = full_scale(evaluation.maps)
     _draw_header(figure, title, threshold, scale)
     for position, row in enumerate(rows):
         y = HEADER + position * (CELL + GAP)
@@ -158,6 +157,27 @@ def write_grid(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     write(epath.Path(path), buffer.getvalue())
+
+
+def full_scale(maps: Float[np.ndarray, "n h w"]) -> float:
+    """The anomaly that gets the brightest colour: the largest of a whole set, 1 where all are 0."""
+    top = float(np.max(maps, initial=0.0))
+    return top if top > 0 else 1.0
+
+
+def colours(anomaly_map: Float[np.ndarray, "h w"], scale: float) -> UInt8[np.ndarray, "h w 3"]:
+    """The map in colours, RGB: 0 is the darkest, `scale` and all above it the brightest."""
+    return matplotlib.colormaps[COLOURS](_unit(anomaly_map / scale), bytes=True)[..., :3]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], anomaly_map: Float[np.ndarray, "h w"], scale: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The map in colours over the picture in grey, the more opaque the more anomalous."""
+    grey = image @ np.array([[0.299], [0.587], [0.114]])
+    opacity = 0.85 * np.minimum(1.5 * _unit(anomaly_map / scale), 1.0)[..., None]
+    heat = colours(anomaly_map, scale)
+    return np.rint((1 - opacity) * grey + opacity * heat).astype(np.uint8)
 
 
 def write_scores(path: str | os.PathLike, evaluation: Evaluation, threshold: float) -> None:
@@ -213,8 +233,7 @@ def training_panel(
     Everything is shown on the fixed scale [0, 1] and cut to it, so that panels of different steps
     compare. Rows and columns are 2 px apart.
     """
-    colours = matplotlib.colormaps[COLOURS]
-    heat = colours(_unit(anomaly_map[..., 0]))[..., :3]
+    heat = matplotlib.colormaps[COLOURS](_unit(anomaly_map[..., 0]))[..., :3]
     columns = [_unit(image), _unit(reconstruction), heat, np.repeat(_unit(mask), 3, axis=-1)]
     edge = ((0, 0), (0, 2), (0, 2), (0, 0))
     padded = [np.pad(column, edge, constant_values=1.0) for column in columns]
@@ -241,20 +260,16 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cells(evaluation: Evaluation, row: int, scale: Normalize) -> list[np.ndarray | None]:
-    """The five pictures of a row, RGB in [0, 1], as COLUMNS names them; None: no mask."""
-    image = evaluation.images[row] / 255.0
+def _cells(evaluation: Evaluation, row: int, scale: float) -> list[np.ndarray | None]:
+    """The five pictures of a row, u8 RGB, as COLUMNS names them; None: no mask."""
+    image, anomaly_map = evaluation.images[row], evaluation.maps[row]
     truth = evaluation.truth(row)
-    level = np.clip(np.asarray(scale(evaluation.maps[row])), 0.0, 1.0)
-    heat = matplotlib.colormaps[COLOURS](level)[..., :3]
-    grey = np.repeat(image @ np.array([[0.299], [0.587], [0.114]]), 3, axis=-1)
-    opacity = 0.85 * np.minimum(1.5 * level, 1.0)[..., None]
     return [
         image,
-        None if truth is None else np.repeat(truth[..., None].astype(float), 3, axis=-1),
-        evaluation.reconstructions[row] / 255.0,
-        heat,
-        (1 - opacity) * grey + opacity * heat,
+        None if truth is None else np.repeat(truth[..., None] * np.uint8(255), 3, axis=-1),
+        evaluation.reconstructions[row],
+        colours(anomaly_map, scale),
+        overlay(image, anomaly_map, scale),
     ]
 
 
@@ -299,7 +314,7 @@ def _text(figure: Figure, x: float, y: float, text: str, room: float = WIDTH, **
         drawn.set_size(style["size"] * room / wide)
 
 
-def _draw_header(figure: Figure, title: str, threshold: float, scale: Normalize) -> None:
+def _draw_header(figure: Figure, title: str, threshold: float, scale: float) -> None:
     """Title; threshold; above their columns the maps' colour bar and the outline's legend."""
     room = WIDTH - 2 * MARGIN
     _text(figure, MARGIN, 0.22, _shown(title, 120), room, size=13, weight="bold")
@@ -310,10 +325,10 @@ def _draw_header(figure: Figure, title: str, threshold: float, scale: Normalize)
     for x, name in zip(left, COLUMNS, strict=True):
         _text(figure, x + CELL / 2, HEADER - 0.12, name, ha="center", weight="bold", size=9)
     bar = _axes(figure, left[3] + 0.28, 0.44, CELL - 0.56, 0.12)
-    colours = ScalarMappable(scale, COLOURS)
-    figure.colorbar(colours, cax=bar, orientation="horizontal", ticks=[]).outline.set_visible(False)
+    key = ScalarMappable(Normalize(0.0, scale), COLOURS)
+    figure.colorbar(key, cax=bar, orientation="horizontal", ticks=[]).outline.set_visible(False)
     _text(figure, left[3] + 0.22, 0.5, "0", ha="right")
-    _text(figure, left[3] + CELL - 0.22, 0.5, f"{scale.vmax:.2g}")
+    _text(figure, left[3] + CELL - 0.22, 0.5, f"{scale:.2g}")
     width, height = figure.get_size_inches()
     key = Line2D([(left[4] + 0.5) / width, (left[4] + 0.7) / width], [1 - 0.5 / height] * 2)
     key.set(color=OUTLINE, linewidth=2.2, transform=figure.transFigure)
