@@ -88,7 +88,15 @@ def get_config() -> ml_collections.ConfigDict:
                 "batch_size": 16,
                 "top_pixels": 50,  # image score: the mean of that many largest pixels of the map
                 "weights": "ema",  # ema or raw
+                "draws": 1,  # of the noise; the map is their mean, and its cost grows with them
                 "grid_rows": 12,  # pictures in the grid
+            },
+            "predict": {
+                # For pictures larger than image_size: the least share of a tile's width that
+                # neighbouring tiles have in common, such as 0.25. 0: no tiles; pictures are resized
+                # whole, as in training.
+                "tile_overlap": 0.0,
+                "maps": "png",  # png (16 bit) or npy (float32)
             },
         }
     )

@@ -25,6 +25,7 @@ FREE_IN_TRAINING = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "evaluate.",
+    "predict.",
     "data.cache_dir",
     "data.missing_masks",
 )
