@@ -1,75 +1,78 @@
-"""Command line: train (or go on training) and evaluate.
+"""Command line: train (or go on training), evaluate, predict, compare.
 
 python -m diffad_jax.main --config configs/default.py --workdir runs/bottle
+python -m diffad_jax.main --mode evaluate --workdir runs/bottle
+python -m diffad_jax.main --mode predict --workdir runs/bottle --input photos --output results
+python -m diffad_jax.main --mode compare --workdir 'runs/*' --output comparison
+
+predict writes predictions.csv and .jsonl (picture, score, threshold, verdict, width, height, boxes,
+map, overlay, error), maps/ (16-bit PNG, anomaly = value / 65535; or float32 .npy with
+--config.predict.maps=npy) and overlays/. Pictures larger than the model are resized whole, as in
+training, or cut into tiles that share --config.predict.tile_overlap=0.25 of their width.
+
+Exit status: 0 done; 1 wrong use or nothing to do, the last line says what; 3 predict is done, but
+some pictures could not be read, which predictions.csv names.
 """
 
-import logging
 import sys
 
-import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from diffad_jax import config as configs
+from diffad_jax import command_line
 
-MODES = ("train", "evaluate")
-
+MODES = ("train", "evaluate", "predict", "compare")
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/; override a key with --config.data.category=bottle."
+    "config",
+    None,
+    "A file of configs/; override a key with --config.data.category=bottle. evaluate and predict "
+    "take the run's own by default.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder, local or gs://; training goes on where it stopped."
 )
-_MODE = flags.DEFINE_enum("mode", "train", MODES, "train, or evaluate the newest checkpoint.")
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "All but train use the newest checkpoint.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "predict: a picture, a folder with all in it, or a glob pattern in quotes."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "predict, compare: the folder for the results.")
+_THRESHOLD = flags.DEFINE_float(
+    "threshold", None, "predict: the least score of a defective picture; else what evaluate found."
+)
 
 
 def main(argv: list[str]) -> None:
-    """Check the configuration, then call the library."""
+    """Check the arguments, then call the library."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    # Ours speak, the libraries only warn.
-    absl.logging.set_verbosity(absl.logging.WARNING)
-    for package in ("diffad_jax", "input_pipeline"):
-        logging.getLogger(package).setLevel(logging.INFO)
-    # JAX and TensorFlow are imported late, so that --help and a wrong configuration answer at once.
+    command_line.set_log_levels()
+    mode, workdir, output = _MODE.value, _WORKDIR.value, _OUTPUT.value
+    # JAX and TensorFlow are imported late, so that --help and a wrong argument answer at once.
     try:
-        config = read_config()
-        if _MODE.value == "evaluate":
-            from diffad_jax import evaluate
-
-            evaluate.run(config, _WORKDIR.value)
-        else:
+        config = None if mode == "compare" else command_line.read_config(_CONFIG.value)
+        if mode == "train":
             from diffad_jax import train
 
-            train.run(config, _WORKDIR.value)
+            train.run(config, workdir)
+        elif mode == "evaluate":
+            from diffad_jax import evaluate
+
+            evaluate.run(config, workdir)
+        elif mode == "predict":
+            pictures, output = command_line.given_both(_INPUT.value, output)
+            from diffad_jax import predict
+
+            if predict.run(workdir, pictures, output, config, _THRESHOLD.value):
+                sys.exit(predict.UNREADABLE)
+        else:
+            workdirs = command_line.runs(workdir)
+            from diffad_jax import compare
+
+            compare.run(workdirs, output)
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def read_config() -> configs.Config:
-    """What --config and its overrides say.
-
-    Raises:
-      ValueError: there is no such file, or as `config.parse`.
-    """
-    try:
-        return configs.parse(_CONFIG.value)
-    except OSError as error:
-        raise ValueError(" ".join(str(error).split())) from error
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the flags; a misspelt config key is a line that names the nearest one."""
-    try:
-        for argument in argv[1:]:
-            name = argument.partition("=")[0].lstrip("-")
-            if name.startswith("config."):
-                configs.check_key(name.removeprefix("config."))
-        return app.parse_flags_with_usage(argv)
-    except (ValueError, OSError) as error:  # OSError: an override of a file that is not there
-        sys.exit(f"ValueError: {' '.join(str(error).split())}")
-
-
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse_flags)
+    flags.mark_flag_as_required("workdir")
+    app.run(main, flags_parser=command_line.parse_flags)

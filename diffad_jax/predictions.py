@@ -63,8 +63,10 @@ class Prediction:
     reconstruction: UInt8[np.ndarray, "h w 3"]
 
 
-def find_boxes(anomaly_map: Float32[np.ndarray, "h w"], threshold: float) -> tuple[Box, ...]:
-    """The regions of a map where it is >= threshold; see `Prediction.boxes`."""
+def find_boxes(anomaly_map: Float32[np.ndarray, "h w"], threshold: float | None) -> tuple[Box, ...]:
+    """The regions of a map where it is >= threshold (None: none); see `Prediction.boxes`."""
+    if threshold is None:
+        return ()
     regions, count = scipy.ndimage.label(anomaly_map >= threshold, np.ones((3, 3)))
     if not count:
         return ()

@@ -10,9 +10,10 @@ WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png
 import json
 from typing import Any
 
+import ml_collections
 from etils import epath
 
-from diffad_jax.config import Config, difference
+from diffad_jax.config import Config, difference, parse
 
 # What may change between two starts of one training run: its length, how often things are written,
 # how it is evaluated, and where prepared pictures are cached.
@@ -58,15 +59,42 @@ def check_model(workdir: epath.PathLike, config: Config) -> None:
     Raises:
       ValueError: no run there, or one whose model differs; names the keys.
     """
-    path = config_path(workdir)
-    if not path.exists():
-        raise ValueError(f"{workdir} holds no run: {path} does not exist")
+    path = _existing(workdir)
     lines = [
         line
         for line in difference(_read(path), config.to_dict())
         if line.startswith(FIXED_IN_EVALUATION)
     ]
     _refuse(lines, path, "give the configuration it was trained with")
+
+
+def read_config(workdir: epath.PathLike) -> Config:
+    """The configuration of a run.
+
+    Raises:
+      ValueError: no run there, or one of another version of this program, with other keys.
+    """
+    stored = get_config(workdir)
+    try:
+        return parse(stored)
+    except ValueError as error:
+        raise ValueError(f"{config_path(workdir)}: {error}; give --config") from error
+
+
+def get_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+    """The configuration of a run as a configuration file gives it.
+
+    With it, this file is one: `--config diffad_jax/workdir.py:WORKDIR`.
+
+    Raises:
+      ValueError: no run there, or its config.json is none.
+    """
+    stored = _read(_existing(workdir))
+    # JSON has no tuples, and a list could not be overridden by a flag.
+    for section in stored.values():
+        if isinstance(section, dict):
+            section |= {k: tuple(v) for k, v in section.items() if isinstance(v, list)}
+    return ml_collections.ConfigDict(stored)
 
 
 def config_path(workdir: epath.PathLike) -> epath.Path:
@@ -81,6 +109,14 @@ def write(path: epath.Path, content: str | bytes) -> None:
     partial = path.parent / f".{path.name}.partial"
     partial.write_bytes(data)
     partial.replace(path)
+
+
+def _existing(workdir: epath.PathLike) -> epath.Path:
+    """The run's config.json, or a ValueError where there is none."""
+    path = config_path(workdir)
+    if not path.exists():
+        raise ValueError(f"{workdir} holds no run: {path} does not exist")
+    return path
 
 
 def _read(path: epath.Path) -> dict[str, Any]:
