@@ -310,10 +310,14 @@ def evaluate_step(
     if count == 1:
         return judge(first)
     more = [jax.random.fold_in(jax.random.fold_in(key, MORE_DRAWS), j) for j in range(1, count)]
-    each = jax.lax.map(judge, jnp.stack([first, *more]))
-    anomaly_map = jnp.mean(each.anomaly_map, axis=0)
-    score = image_score(anomaly_map, config)
-    return Judgement(score, anomaly_map, jnp.mean(each.reconstruction, axis=0))
+
+    def pictures(key: PRNGKeyArray) -> tuple[Array, Array]:
+        judged = judge(key)
+        return judged.anomaly_map, judged.reconstruction
+
+    each = jax.lax.map(pictures, jnp.stack([first, *more]))
+    anomaly_map, reconstruction = (jnp.mean(x, axis=0) for x in each)
+    return Judgement(image_score(anomaly_map, config), anomaly_map, reconstruction)
 
 
 def jit_train_step(
