@@ -1,8 +1,6 @@
 """The arguments of the command line, checked; what is wrong with them is one line."""
 
-import glob
 import logging
-import os
 import sys
 
 import absl.logging
@@ -57,12 +55,20 @@ def given(argv: list[str], name: str) -> str | None:
     return None
 
 
-def read_config(config: ml_collections.ConfigDict | None) -> configs.Config:
-    """What --config and its overrides say.
+def check(mode: str, pictures: str | None, output: str | None) -> None:
+    """Raise ValueError where predict is not told what to read and where to write."""
+    if mode == "predict" and not (pictures and output):
+        raise ValueError("--mode predict needs --input (pictures) and --output (a folder)")
+
+
+def read_config(mode: str, config: ml_collections.ConfigDict | None) -> configs.Config | None:
+    """What --config and its overrides say; None where the mode needs none.
 
     Raises:
-      ValueError: it is not given, there is no such file, or as `config.parse`.
+      ValueError: it is missing, there is no such file, or as `config.parse`.
     """
+    if mode == "compare":
+        return None
     if config is None:
         raise ValueError("--config is missing: give a file of configs/")
     try:
@@ -71,21 +77,30 @@ def read_config(config: ml_collections.ConfigDict | None) -> configs.Config:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def given_both(pictures: str | None, output: str | None) -> tuple[str, str]:
-    """What predict needs, or a ValueError."""
-    if not pictures or not output:
-        raise ValueError("--mode predict needs --input (pictures) and --output (a folder)")
-    return pictures, output
+def call(
+    mode: str,
+    config: configs.Config | None,
+    workdir: str,
+    pictures: str | None,
+    output: str | None,
+    threshold: float | None,
+) -> int:
+    """Do what --mode says, importing only what it needs; returns the exit status."""
+    if mode == "train":
+        from diffad_jax import train
 
+        train.run(config, workdir)
+    elif mode == "evaluate":
+        from diffad_jax import evaluate
 
-def runs(pattern: str) -> list[str]:
-    """The workdirs that a glob pattern matches, sorted.
+        evaluate.run(config, workdir)
+    elif mode == "predict":
+        from diffad_jax import predict
 
-    Raises:
-      ValueError: none of the matches holds a run.
-    """
-    found = sorted(glob.glob(os.path.expanduser(pattern)))
-    found = [folder for folder in found if workdirs.config_path(folder).exists()]
-    if not found:
-        raise ValueError(f"no run in {pattern}: no folder there has a config.json")
-    return found
+        if predict.run(workdir, pictures, output, config, threshold):
+            return predict.UNREADABLE
+    else:
+        from diffad_jax import compare
+
+        compare.run([workdir], output)
+    return 0

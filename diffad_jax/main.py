@@ -39,6 +39,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "predict, compare: the folder for 
 _THRESHOLD = flags.DEFINE_float(
     "threshold", None, "predict: the least score of a defective picture; else what evaluate found."
 )
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of all hosts; 1: never join others.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's, from 0.")
 
 
 def main(argv: list[str]) -> None:
@@ -46,31 +49,19 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     command_line.set_log_levels()
-    mode, workdir, output = _MODE.value, _WORKDIR.value, _OUTPUT.value
-    # JAX and TensorFlow are imported late, so that --help and a wrong argument answer at once.
     try:
-        config = None if mode == "compare" else command_line.read_config(_CONFIG.value)
-        if mode == "train":
-            from diffad_jax import train
+        command_line.check(_MODE.value, _INPUT.value, _OUTPUT.value)
+        config = command_line.read_config(_MODE.value, _CONFIG.value)
+        # JAX and TensorFlow are imported late, so --help and a wrong argument answer at once.
+        from diffad_jax import cluster
 
-            train.run(config, workdir)
-        elif mode == "evaluate":
-            from diffad_jax import evaluate
-
-            evaluate.run(config, workdir)
-        elif mode == "predict":
-            pictures, output = command_line.given_both(_INPUT.value, output)
-            from diffad_jax import predict
-
-            if predict.run(workdir, pictures, output, config, _THRESHOLD.value):
-                sys.exit(predict.UNREADABLE)
-        else:
-            workdirs = command_line.runs(workdir)
-            from diffad_jax import compare
-
-            compare.run(workdirs, output)
-    except (ValueError, FloatingPointError) as error:
+        with cluster.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
+            cluster.cache_compilations(_WORKDIR.value)
+            files = (_WORKDIR.value, _INPUT.value, _OUTPUT.value)
+            status = command_line.call(_MODE.value, config, *files, _THRESHOLD.value)
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(status)
 
 
 if __name__ == "__main__":
