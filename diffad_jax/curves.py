@@ -1,0 +1,224 @@
+"""Charts of an evaluation as SVG: ROC curve, precision-recall curve, histogram of the scores.
+
+Drawn to be put into a page: colours come from the page's style sheet, so that a chart follows it
+into dark mode and onto paper, and lines differ in dashes as well as in colour. The same input gives
+the same text.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from diffad_jax.document import Html, join, text
+
+# Lengths in units of the drawing, which a browser scales to the room there is.
+WIDTH, HEIGHT = 400, 300
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 44  # room around the axes
+BINS = 40
+POINTS = 400  # of each class at most; a screen shows no more
+NICE = (0.1, 0.2, 0.5, 1.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curve:
+    """How well thresholds separate two classes, the highest of k thresholds first.
+
+    recall: share of the defective items that reach the threshold; false_alarms: share of the good
+    ones; precision: share of defective items among all that reach it. All lie in [0, 1].
+    """
+
+    recall: Float[np.ndarray, " k"]
+    false_alarms: Float[np.ndarray, " k"]
+    precision: Float[np.ndarray, " k"]
+
+    def roc(self) -> Float[np.ndarray, "k+1 2"]:
+        """(false alarms, recall) from (0, 0) on; the area below is the AUROC."""
+        points = np.stack([self.false_alarms, self.recall], axis=1)
+        return np.concatenate([np.zeros((1, 2)), points])
+
+    def precision_recall(self) -> Float[np.ndarray, "p 2"]:
+        """(recall, precision) as the steps whose area is the average precision."""
+        grows = np.diff(self.recall, prepend=0.0) > 0
+        recall, precision = self.recall[grows], self.precision[grows]
+        before = np.concatenate([[0.0], recall])[:-1]
+        steps = [np.stack([before, precision], axis=1), np.stack([recall, precision], axis=1)]
+        return np.stack(steps, axis=1).reshape(-1, 2)
+
+
+def curve(
+    labels: Bool[np.ndarray, " n"] | Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
+) -> Curve | None:
+    """The curve through every distinct score; None where a class is empty.
+
+    Of more than POINTS scores in a class only POINTS evenly ranked ones are thresholds: each point
+    is exact, the lines between them are then not.
+    """
+    defective = np.sort(scores[labels == 1])
+    good = np.sort(scores[labels == 0])
+    if not defective.size or not good.size:
+        return None
+    thresholds = np.union1d(_spread(defective), _spread(good))[::-1]
+    hits = defective.size - np.searchsorted(defective, thresholds)
+    alarms = good.size - np.searchsorted(good, thresholds)
+    return Curve(hits / defective.size, alarms / good.size, hits / (hits + alarms))
+
+
+def roc_chart(
+    lines: Mapping[str, Curve], mark: tuple[float, float] | None, name: str = "ROC curve"
+) -> Html:
+    """False alarms against recall; one line a name, and a ring where the threshold in use lies."""
+    points = {label: line.roc() for label, line in lines.items()}
+    words = "Share of the defective found against the share of the good called defective."
+    return _line_chart(name, words, ("good called defective", "defective found"), points, mark)
+
+
+def precision_recall_chart(
+    lines: Mapping[str, Curve], mark: tuple[float, float] | None, name: str = "Precision and recall"
+) -> Html:
+    """Recall against precision, as `roc_chart`."""
+    points = {label: line.precision_recall() for label, line in lines.items()}
+    words = "Share of the truly defective among those called so against the share found."
+    return _line_chart(name, words, ("defective found", "rightly called so"), points, mark)
+
+
+def histogram_chart(
+    labels: Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"], threshold: float
+) -> Html:
+    """Number of pictures by score: defective ones above, good ones below, one axis for both.
+
+    Scores are >= 0; a NaN threshold draws no line. Each half has a scale of its own.
+    """
+    top = float(np.max(scores, initial=0.0))
+    top = max(top, threshold) if not math.isnan(threshold) else top
+    top = top * 1.02 if top > 0 else 1.0
+    edges = np.linspace(0.0, top, BINS + 1)
+    middle = (HEIGHT - TOP - BOTTOM) / 2
+    parts = []
+    halves = ((1, "defective", "c2", TOP), (0, "good", "c1", TOP + middle))
+    for label, kind, style, above in halves:
+        counts, _ = np.histogram(scores[labels == label], edges)
+        parts.append(_bars(counts, kind, style, above, middle))
+    x_ticks = [(_x(value / top), f"{value:g}") for value in _ticks(top)]
+    parts.append(_x_axis(x_ticks, "score of a picture"))
+    words = f"{int((labels == 1).sum())} defective pictures above, {int((labels == 0).sum())} good"
+    if not math.isnan(threshold):
+        x = _x(threshold / top)
+        words += f" below; the threshold is at {threshold:.4g}"
+        end = x > WIDTH / 2  # the label goes where there is room
+        anchor, shift = ("end", -5) if end else ("start", 5)
+        parts.append(
+            f'<line class="threshold" x1="{x:.2f}" x2="{x:.2f}" y1="{TOP - 8}" '
+            f'y2="{HEIGHT - BOTTOM}"/><text x="{x + shift:.2f}" y="{TOP + middle + 13:.2f}" '
+            f'text-anchor="{anchor}">≥ {threshold:.4g}: called defective</text>'
+        )
+    return _svg("Scores", words + ".", parts)
+
+
+def _spread(ordered: np.ndarray) -> np.ndarray:
+    """At most POINTS of sorted values, evenly ranked, with both ends."""
+    at = np.linspace(0, ordered.size - 1, min(ordered.size, POINTS)).round().astype(int)
+    return ordered[at]
+
+
+def _x(share: float) -> float:
+    return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+
+def _y(share: float) -> float:
+    return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
+
+
+def _ticks(top: float) -> list[float]:
+    """Round numbers from 0 to `top`, three to six of them."""
+    power = 10.0 ** math.floor(math.log10(top))
+    step = next(power * n for n in NICE if top / (power * n) <= 5)
+    return [float(f"{step * i:.6g}") for i in range(int(top / step + 1e-9) + 1)]
+
+
+def _svg(name: str, words: str, parts: Sequence[str]) -> Html:
+    return Html(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{text(name)}: {text(words)}">{join(parts)}</svg>'
+    )
+
+
+def _x_axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
+    bottom = HEIGHT - BOTTOM
+    marks = "".join(
+        f'<line class="grid" x1="{x:.2f}" x2="{x:.2f}" y1="{TOP}" y2="{bottom}"/>'
+        f'<text x="{x:.2f}" y="{bottom + 16}" text-anchor="middle">{label}</text>'
+        for x, label in ticks
+    )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    return (
+        f'{marks}<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+        f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{text(name)}</text>'
+    )
+
+
+def _y_axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
+    marks = "".join(
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.2f}" y2="{y:.2f}"/>'
+        f'<text x="{LEFT - 6}" y="{y + 4:.2f}" text-anchor="end">{label}</text>'
+        for y, label in ticks
+    )
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    return (
+        f'{marks}<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
+        f"{text(name)}</text>"
+    )
+
+
+def _line_chart(
+    name: str,
+    words: str,
+    axes: tuple[str, str],
+    lines: Mapping[str, np.ndarray],
+    mark: tuple[float, float] | None,
+) -> Html:
+    """Lines in the unit square with a key in its emptiest place for such curves, lower middle."""
+    shares = [(value, f"{value:g}") for value in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
+    parts = [
+        _x_axis([(_x(value), label) for value, label in shares], axes[0]),
+        _y_axis([(_y(value), label) for value, label in shares], axes[1]),
+    ]
+    for number, (label, points) in enumerate(lines.items(), start=1):
+        path = " ".join(f"{_x(x):.2f},{_y(y):.2f}" for x, y in points)
+        parts.append(f'<polyline class="line c{number}" points="{path}"/>')
+        y = HEIGHT - BOTTOM - 18 * (len(lines) - number) - 28
+        parts.append(
+            f'<line class="line c{number}" x1="{WIDTH / 2}" x2="{WIDTH / 2 + 30}" y1="{y}" '
+            f'y2="{y}"/><text x="{WIDTH / 2 + 36}" y="{y + 4}">{text(label)}</text>'
+        )
+    if mark is not None:
+        y = HEIGHT - BOTTOM - 10
+        parts.append(f'<circle class="mark" cx="{_x(mark[0]):.2f}" cy="{_y(mark[1]):.2f}" r="5"/>')
+        parts.append(
+            f'<circle class="mark" cx="{WIDTH / 2 + 15}" cy="{y}" r="5"/>'
+            f'<text x="{WIDTH / 2 + 36}" y="{y + 4}">pictures, threshold in use</text>'
+        )
+    return _svg(name, words, parts)
+
+
+def _bars(counts: np.ndarray, kind: str, style: str, above: float, room: float) -> str:
+    """One half of the histogram: bars on a base line, the largest count at the axis."""
+    largest = max(int(counts.max()), 1)
+    base, width = above + room, (WIDTH - LEFT - RIGHT) / len(counts)
+    tall = (room - 18) / largest
+    bars = "".join(
+        f'<rect class="bar {style}" x="{LEFT + i * width + 0.5:.2f}" y="{base - count * tall:.2f}" '
+        f'width="{width - 1:.2f}" height="{count * tall:.2f}"><title>{count}</title></rect>'
+        for i, count in enumerate(counts)
+        if count
+    )
+    return (
+        f'{bars}<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base:.2f}" '
+        f'y2="{base:.2f}"/><text x="{LEFT - 6}" y="{base - largest * tall + 4:.2f}" '
+        f'text-anchor="end">{largest}</text>'
+        f'<text x="{LEFT - 6}" y="{base:.2f}" text-anchor="end">0</text>'
+        f'<text transform="translate(13 {above + room / 2:.2f}) rotate(-90)" '
+        f'text-anchor="middle">{kind}</text>'
+    )
