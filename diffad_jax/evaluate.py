@@ -1,12 +1,14 @@
 """The test split -> anomaly maps, scores, metrics, report."""
 
 import logging
+import zlib
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jaxtyping import Int32, UInt8
 
 from diffad_jax import checkpoint, metrics, optim, report, sharding, steps, workdir
 from diffad_jax.config import Config
@@ -22,16 +24,14 @@ def run(config: Config, folder: epath.PathLike) -> dict[str, float]:
     Raises:
       ValueError: no run, no checkpoint, another model's run, or unusable pictures.
     """
-    workdir.check_model(folder, config)
+    workdir.check_model(folder, config)  # before the pictures are read
     pictures = load_category(config.data, config.model.image_size).test
     check(pictures, config)
     mesh = sharding.data_mesh()
-    with checkpoint.Checkpoints(folder, writer=False) as checkpoints:
-        state = checkpoints.restore(restore_target(config, mesh))
+    variables, step = restore(config, folder, mesh)
     step_fn = steps.jit_evaluate_step(define(config.model), config, mesh)
-    step = int(state.step)
     key = run_key(config, mesh)
-    return write(folder, step, judge(step_fn, state, key, pictures, config, mesh), config)
+    return write(folder, step, judge(step_fn, variables, key, pictures, config, mesh), config)
 
 
 def check(pictures: Pictures, config: Config) -> None:
@@ -39,6 +39,18 @@ def check(pictures: Pictures, config: Config) -> None:
     if not len(pictures.images):
         folder = epath.Path(config.data.root) / config.data.category / "test"
         raise ValueError(f"no test pictures in {folder}: nothing to evaluate")
+
+
+def restore(config: Config, folder: epath.PathLike, mesh: Mesh) -> tuple[Variables, int]:
+    """The variables that evaluation reads, on every device, and the step of the newest checkpoint.
+
+    Raises:
+      ValueError: no run, no checkpoint, or another model's run.
+    """
+    workdir.check_model(folder, config)
+    with checkpoint.Checkpoints(folder, writer=False) as checkpoints:
+        state = checkpoints.restore(restore_target(config, mesh))
+    return weights(state, config), int(state.step)
 
 
 def restore_target(config: Config, mesh: Mesh) -> TrainState:
@@ -61,7 +73,7 @@ def run_key(config: Config, mesh: Mesh) -> jax.Array:
 
 def judge(
     step_fn: steps.EvaluateStep,
-    state: TrainState,
+    variables: Variables,
     key: jax.Array,
     pictures: Pictures,
     config: Config,
@@ -69,10 +81,9 @@ def judge(
 ) -> report.Evaluation:
     """Run every picture through the model, in batches padded to one shape.
 
-    The noise of a picture is a function of (key, its index), so neither the batch size nor the
-    number of devices changes it.
+    The noise of a picture is a function of (key, the picture), so neither the batch size, the
+    number of devices nor the other pictures change it.
     """
-    variables = weights(state, config)
     scores, maps, reconstructions = [], [], []
     for batch, index, count in padded_batches(pictures.images, config.evaluate.batch_size, mesh):
         judged = jax.device_get(step_fn(variables, batch, index, key))
@@ -92,10 +103,20 @@ def judge(
     )
 
 
+def noise_index(images: UInt8[np.ndarray, "n s s 3"]) -> Int32[np.ndarray, " n"]:
+    """What the noise of a picture follows from in `steps.evaluate_step`: 31 bits of its CRC-32.
+
+    A function of the picture alone, as the networks see it (resized, 8 bit): not of its name, nor
+    of its place among others.
+    """
+    hashes = [zlib.crc32(np.ascontiguousarray(image)) & 0x7FFFFFFF for image in images]
+    return np.array(hashes, np.int32)
+
+
 def padded_batches(
     images: np.ndarray, batch_size: int, mesh: Mesh
 ) -> Iterator[tuple[jax.Array, jax.Array, int]]:
-    """(image f32[b,s,s,3] in [0,1], index i32[b], real pictures among them), split over the mesh.
+    """(image f32[b,s,s,3] in [0,1], its `noise_index`, real pictures among them), over the mesh.
 
     b is `batch_size` rounded up to a multiple of the devices; the last batch repeats its last
     picture.
@@ -103,9 +124,10 @@ def padded_batches(
     size = -(-batch_size // mesh.size) * mesh.size
     split = sharding.split(mesh)
     for start in range(0, len(images), size):
-        real = np.arange(start, min(start + size, len(images)), dtype=np.int32)
-        index = np.pad(real, (0, size - len(real)), mode="edge")
-        image = images[index].astype(np.float32) / np.float32(255)
+        real = np.arange(start, min(start + size, len(images)))
+        picture = images[np.pad(real, (0, size - len(real)), mode="edge")]
+        image = picture.astype(np.float32) / np.float32(255)
+        index = noise_index(picture)
         yield jax.device_put(image, split), jax.device_put(index, split), len(real)
 
 

@@ -79,7 +79,10 @@ def draw_training(key: PRNGKeyArray, image: Float[Array, "b h w 3"], config: Con
 def draw_evaluation(
     key: PRNGKeyArray, index: Int[Array, " b"], image: Float[Array, "b h w 3"], config: Config
 ) -> Draws:
-    """Fixed time steps, and noises that depend on (key, picture's index) alone, not the batch."""
+    """Fixed time steps, and noises that depend on (key, index) alone, not on the batch.
+
+    As index, `evaluate.noise_index` gives a hash of the picture.
+    """
     d, shape = config.diffusion, image.shape[1:]
 
     def noises(i):
@@ -281,7 +284,7 @@ def evaluate_step(
     networks: Networks,
     config: Config,
 ) -> Judgement:
-    """`evaluate` with the noises that belong to (key, picture's index)."""
+    """`evaluate` with the noises that belong to (key, index); see `draw_evaluation`."""
     draws = draw_evaluation(jax.random.fold_in(key, EVALUATE), index, image, config)
     return evaluate(variables, image, draws, networks, config)
 

@@ -69,7 +69,8 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
         due_now = step >= total_steps or due(step, config.train.evaluate_every)
         if not due_now or not len(category.test.images):
             return None
-        judged = evaluate.judge(evaluate_step, state, key, category.test, config, mesh)
+        variables = evaluate.weights(state, config)
+        judged = evaluate.judge(evaluate_step, variables, key, category.test, config, mesh)
         values = evaluate.write(workdir, step, judged, config)
         log.evaluation(step, values)
         log.pause()
