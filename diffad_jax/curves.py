@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from diffad_jax.document import Html, join, text
+from diffad_jax.document import Html, text
 
 # Lengths in units of the drawing, which a browser scales to the room there is.
 WIDTH, HEIGHT = 400, 300
@@ -141,7 +141,7 @@ def _ticks(top: float) -> list[float]:
 def _svg(name: str, words: str, parts: Sequence[str]) -> Html:
     return Html(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{text(name)}: {text(words)}">{join(parts)}</svg>'
+        f'aria-label="{text(name)}: {text(words)}">{"".join(parts)}</svg>'
     )
 
 

@@ -39,8 +39,13 @@ def element(name: str, content: object, style: str = "") -> Html:
     return Html(f"<{name}{attribute}>{text(content)}</{name}>")
 
 
-def table(caption: str, heads: Sequence[object], rows: Sequence[Sequence[object]]) -> Html:
-    """A table whose first column names the rows; scrolls by itself where the screen is narrow."""
+def table(
+    caption: str, heads: Sequence[object], rows: Sequence[Sequence[object]], style: str = "numbers"
+) -> Html:
+    """A table whose first column names the rows; scrolls by itself where the screen is narrow.
+
+    style: of the other columns, "numbers" (to the right, never broken) or "words".
+    """
     head = join(Html(f'<th scope="col">{text(cell)}</th>') for cell in heads)
     body = join(
         element("tr", join([Html(f'<th scope="row">{text(row[0])}</th>'), *map(_cell, row[1:])]))
@@ -48,7 +53,7 @@ def table(caption: str, heads: Sequence[object], rows: Sequence[Sequence[object]
     )
     return Html(
         f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}">'
-        f"<table><caption>{text(caption)}</caption><thead><tr>{head}</tr></thead>"
+        f'<table class="{style}"><caption>{text(caption)}</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -82,11 +87,12 @@ body { margin: 0 auto; padding: 1.2rem clamp(.8rem, 3vw, 2.5rem) 4rem; max-width
 h1 { font-size: 1.9rem; line-height: 1.2; margin: .3rem 0; }
 h2 { font-size: 1.3rem; margin: 2.4rem 0 .6rem; padding-top: .5rem;
   border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 0 0 .2rem; }
-p { margin: .4rem 0; max-width: 75ch; }
+h3 { font-size: 1.1rem; margin: 1.8rem 0 .2rem; }
+h4 { font-size: .95rem; line-height: 1.3; margin: 0 0 .2rem; }
+p { margin: .4rem 0; max-width: 46rem; }
 a { color: inherit; text-underline-offset: .15em; }
 .faint { color: var(--faint); font-size: .9rem; }
-.lede { font-size: 1.3rem; line-height: 1.4; max-width: 60ch; margin: 1rem 0 .5rem; }
+.lede { font-size: 1.3rem; line-height: 1.4; max-width: 46rem; margin: 1rem 0 .5rem; }
 .wrong { color: var(--wrong); font-weight: 600; }
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; padding: 0; margin: 1rem 0 0;
   list-style: none; font-size: .95rem; }
@@ -95,11 +101,13 @@ nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; padding: 0; margin: 
 .scroll { overflow-x: auto; margin: .8rem 0; max-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; color: var(--faint); font-size: .9rem; padding-bottom: .3rem; }
-th, td { padding: .3rem .9rem .3rem 0; text-align: right; vertical-align: top;
+th, td { padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
+.numbers td, .numbers th + th { text-align: right; }
+.numbers td { white-space: nowrap; }
+.words td { overflow-wrap: anywhere; }
 th { font-weight: 600; }
-th:first-child { text-align: left; }
-td small { display: block; color: var(--faint); font-size: .8rem; white-space: nowrap; }
+td small { display: block; color: var(--faint); font-size: .8rem; }
 thead th { vertical-align: bottom; border-bottom: 2px solid var(--faint); }
 tbody th { font-weight: 500; }
 tr.mean > * { border-top: 2px solid var(--faint); }
@@ -133,7 +141,7 @@ figcaption { color: var(--faint); font-size: .8rem; }
 .cell { position: relative; display: block; aspect-ratio: 1; background: var(--soft);
   border: 1px solid var(--line); overflow: hidden; }
 .cell img, .cell svg { position: absolute; inset: 0; width: 100%; height: 100%; display: block; }
-.cell path { fill: none; stroke: #2fe6e6; stroke-width: 2; vector-effect: non-scaling-stroke; }
+.cell path { fill: none; stroke: #2fe6e6; stroke-width: 1.6; vector-effect: non-scaling-stroke; }
 .cell .none { position: absolute; inset: 0; display: grid; place-items: center;
   color: var(--faint); font-size: .85rem; }
 summary { cursor: pointer; font-weight: 600; }
@@ -144,15 +152,17 @@ summary { cursor: pointer; font-weight: 600; }
     align-items: baseline; } }
 @media (max-width: 34rem) {
   body { padding-top: .6rem; } h1 { font-size: 1.5rem; } .lede { font-size: 1.1rem; }
+  table { font-size: .9rem; } th, td { padding-right: .6rem; }
   .picture { grid-template-columns: repeat(3, minmax(0, 1fr));
     contain-intrinsic-size: auto 340px; } }
 @page { margin: 14mm 12mm; }
 @media print {
   body { padding: 0; max-width: none; font-size: 9.5pt; }
   nav { display: none; }
-  h1, h2, h3, .head { break-after: avoid; }
+  h1, h2, h3, h3 + p { break-after: avoid; }
   tr, .charts figure, .picture, .legend { break-inside: avoid; }
-  .charts { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1rem; }
+  .charts { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; }
+  th, td { padding-top: .15rem; padding-bottom: .15rem; }
   .picture { grid-template-columns: 3.2cm repeat(5, minmax(0, 1fr)); content-visibility: visible; }
   .picture header { grid-column: auto; display: block; }
   .scroll { overflow: visible; }

@@ -81,7 +81,7 @@ def pictures(evaluation: report.Evaluation, row: int, scale: float, threshold: f
     )
     called = report.verdict(score, threshold)
     lines = [
-        element("h3", name),
+        element("h4", name),
         element("p", evaluation.defects[row]),
         element("p", f"score {score:.4f}"),
     ]

@@ -227,14 +227,14 @@ def write_metrics(path: str | os.PathLike, metrics: Mapping[str, Any]) -> None:
 def table(metrics: Mapping[str, float]) -> str:
     """The results of `metrics.evaluate` as a Markdown table that also reads well in a console.
 
-    A measure that is not there shows as '-', one that is not defined (NaN) as 'n/a'.
+    Numbers as `number` writes them.
     """
     heads = ["", "AUROC", "AP", "F1-max", "threshold", "AUPRO 0.30", "AUPRO 0.05"]
     body = []
     for level in ("image", "pixel"):
         keys = [f"{level}_{name}" for name in ("auroc", "ap", "f1_max", "f1_threshold")]
         keys += ["aupro_30", "aupro_05"] if level == "pixel" else ["", ""]
-        body.append([level, *(_number(metrics.get(key)) for key in keys)])
+        body.append([level, *(number(metrics.get(key)) for key in keys)])
     lines = [heads, *body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -242,6 +242,13 @@ def table(metrics: Mapping[str, float]) -> str:
         "| " + " | ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) + " |"
         for line in (heads, rule, *body)
     )
+
+
+def number(value: float | None) -> str:
+    """Four decimals; '-' for a measure that is not there, 'n/a' for one not defined (NaN)."""
+    if value is None:
+        return "-"
+    return "n/a" if math.isnan(value) else f"{value:.4f}"
 
 
 def training_panel(
@@ -266,12 +273,6 @@ def training_panel(
 
 def _unit(values: np.ndarray) -> np.ndarray:
     return np.clip(values.astype(np.float32), 0.0, 1.0)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "n/a" if math.isnan(value) else f"{value:.4f}"
 
 
 def _plain(value: Any) -> Any:
