@@ -16,10 +16,10 @@ from diffad_jax.document import Html, text
 
 # Lengths in units of the drawing, which a browser scales to the room there is.
 WIDTH, HEIGHT = 400, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 44  # room around the axes
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 44.0  # room around the axes
 BINS = 40
 POINTS = 400  # of each class at most; a screen shows no more
-NICE = (0.1, 0.2, 0.5, 1.0)
+NICE = (0.2, 0.5, 1.0, 2.0)  # steps of an axis that ends between 1 and 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Curve:
     false_alarms: Float[np.ndarray, " k"]
     precision: Float[np.ndarray, " k"]
 
-    def roc(self) -> Float[np.ndarray, "k+1 2"]:
+    def roc(self) -> Float[np.ndarray, "p 2"]:
         """(false alarms, recall) from (0, 0) on; the area below is the AUROC."""
         points = np.stack([self.false_alarms, self.recall], axis=1)
         return np.concatenate([np.zeros((1, 2)), points])

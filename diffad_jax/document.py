@@ -40,21 +40,23 @@ def element(name: str, content: object, style: str = "") -> Html:
 
 
 def table(
-    caption: str, heads: Sequence[object], rows: Sequence[Sequence[object]], style: str = "numbers"
+    caption: str,
+    heads: Sequence[object],
+    rows: Sequence[Sequence[object]],
+    last: Sequence[Sequence[object]] = (),
+    style: str = "numbers",
 ) -> Html:
     """A table whose first column names the rows; scrolls by itself where the screen is narrow.
 
-    style: of the other columns, "numbers" (to the right, never broken) or "words".
+    last: rows below a line. style: of the other columns, "numbers" (to the right, never broken) or
+    "words".
     """
     head = join(Html(f'<th scope="col">{text(cell)}</th>') for cell in heads)
-    body = join(
-        element("tr", join([Html(f'<th scope="row">{text(row[0])}</th>'), *map(_cell, row[1:])]))
-        for row in rows
-    )
+    bodies = join(element("tbody", join(map(_row, part))) for part in (rows, last) if part)
     return Html(
         f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}">'
         f'<table class="{style}"><caption>{text(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f"{bodies}</table></div>"
     )
 
 
@@ -69,8 +71,10 @@ def document(title: str, body: Html) -> bytes:
     ).encode()
 
 
-def _cell(value: object) -> Html:
-    return element("td", value)
+def _row(cells: Sequence[object]) -> Html:
+    name, *others = cells
+    head = Html(f'<th scope="row">{text(name)}</th>')
+    return element("tr", join([head, *(element("td", cell) for cell in others)]))
 
 
 # Blue and orange are told apart with every kind of colour blindness; contrast is above 4.5 : 1.
@@ -110,7 +114,7 @@ th { font-weight: 600; }
 td small { display: block; color: var(--faint); font-size: .8rem; }
 thead th { vertical-align: bottom; border-bottom: 2px solid var(--faint); }
 tbody th { font-weight: 500; }
-tr.mean > * { border-top: 2px solid var(--faint); }
+tbody + tbody tr:first-child > * { border-top: 2px solid var(--faint); }
 .charts { display: grid; gap: 1rem 2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 .charts figure { margin: 0; max-width: 32rem; }

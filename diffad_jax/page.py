@@ -218,7 +218,7 @@ def _type_line(case: _Case, name: str, rows: np.ndarray, good: np.ndarray | None
     if good is not None and good.size:
         both = np.concatenate([rows, good])
         auroc = metrics.auroc(evaluation.labels[both], evaluation.scores[both])
-    truths = [evaluation.truth(row) for row in rows]
+    truths = [evaluation.truth(row) for row in rows.tolist()]
     if good is not None and not any(truth is None for truth in truths):
         masks, maps = np.stack(truths), evaluation.maps[rows]
         if masks.any() and not masks.all():
@@ -282,9 +282,9 @@ def _setting(config: Config) -> Iterator[Html]:
     versions = [[name, _version(name)] for name in PACKAGES]
     versions.append(["Python", platform.python_version()])
     versions.append(["device", f"{len(devices)} × {devices[0].device_kind}"])
-    yield table("Versions", ["", "version"], versions, "words")
+    yield table("Versions", ["", "version"], versions, style="words")
     lines = [[name, value] for name, value in _flat(config.to_dict())]
-    keys = table("Configuration", ["key", "value"], lines, "words")
+    keys = table("Configuration", ["key", "value"], lines, style="words")
     yield element("details", join([element("summary", "Configuration"), keys]))
 
 
