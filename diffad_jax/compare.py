@@ -46,7 +46,7 @@ def run(workdirs: Sequence[epath.PathLike], output: epath.PathLike | None = None
         "md": markdown,
         "tex": comparison.to_latex(lines, notes),
         "csv": comparison.to_csv(lines),
-        "html": comparison.to_html(lines, notes),
+        "html": comparison.to_html(lines, notes, target),
     }
     for ending, content in contents.items():
         workdir.write(target / f"comparison.{ending}", content)

@@ -7,13 +7,17 @@ Numbers are percent with one decimal, in CSV as they were measured.
 import csv
 import dataclasses
 import io
+import itertools
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
-from diffad_jax.document import document, element, join, printable, table
+from diffad_jax.document import Html, document, element, join, printable, table
 
 MEASURES = {
     "image_auroc": "image AUROC",
@@ -98,16 +102,16 @@ def to_latex(lines: Sequence[Line], notes: Sequence[str]) -> str:
     rows = [f"% {printable(remark)}" for remark in remarks]
     rows += ["% \\usepackage{booktabs}", f"\\begin{{tabular}}{{{'l' * len(heads)}{'r' * 8}}}"]
     rows += ["\\toprule", " & ".join(map(_latex, [*heads, *MEASURES.values()])) + r" \\"]
-    before = None
+    body = []
     for line in lines:
-        if before is None or (line.result is None) != (before.result is None):
-            rows.append("\\midrule")
         shown = []
         for key in MEASURES:
             text = percent(line.values, key).replace(MISSING, "--")
             shown.append(f"\\textbf{{{text}}}" if key in line.best else text)
-        rows.append(" & ".join([*map(_latex, _names(line, lines)), *shown]) + r" \\")
-        before = line
+        body.append(" & ".join([*map(_latex, _names(line, lines)), *shown]) + r" \\")
+    for number, ((is_mean, _), group) in enumerate(_grouped(lines, body)):
+        rows.append("\\midrule" if is_mean or not number else "\\addlinespace")
+        rows += [row for _, row in group]
     return "\n".join([*rows, "\\bottomrule", "\\end{tabular}", ""])
 
 
@@ -127,30 +131,52 @@ def to_csv(lines: Sequence[Line]) -> str:
     return buffer.getvalue()
 
 
-def to_html(lines: Sequence[Line], notes: Sequence[str]) -> bytes:
-    """The page: the table, the notes, and the runs."""
-    runs, means = [], []
+def to_html(lines: Sequence[Line], notes: Sequence[str], folder: epath.Path) -> bytes:
+    """The page, to be put into `folder`: the table, the notes, and the runs with their reports."""
+    heads, rows = _heads(lines), []
     for line in lines:
         shown = [(key in line.best, percent(line.values, key)) for key in MEASURES]
-        cells = [element("strong", text) if best else text for best, text in shown]
-        (runs if line.result else means).append([*_names(line, lines), *cells])
-    heads = [*_heads(lines), *MEASURES.values()]
+        cells = [element("strong", number) if best else number for best, number in shown]
+        rows.append([*_names(line, lines), *cells])
+    groups = [[row for _, row in group] for _, group in _grouped(lines, rows)]
     words = "Percent."
     if any(line.best for line in lines):
         words += " Bold: the best of a category."
+    measures = table(words, [*heads, *MEASURES.values()], *groups, names=len(heads))
     sources = [
-        [line.category, line.run, line.result.step, line.result.weights, str(line.result.workdir)]
+        [*_names(line, lines), _step(line.result, folder), line.result.weights, line.result.workdir]
         for line in lines
         if line.result
     ]
+    about = [*heads, "step", "weights", "folder"]
     parts = [
         element("h1", "Comparison"),
-        table(words, heads, runs, means),
+        measures,
         *(element("p", f"{note[0].upper()}{note[1:]}.", "faint") for note in notes),
         element("h2", "Where the numbers come from"),
-        table("Runs", ["category", "run", "step", "weights", "folder"], sources, style="words"),
+        table("Runs", about, sources, names=len(heads), style="words"),
     ]
     return document("Comparison", element("main", join(parts)))
+
+
+def _grouped(lines: Sequence[Line], rows: Sequence[Any]) -> Iterator[tuple[Any, Iterator]]:
+    """(line, row) in groups to be set apart: the means; where runs compete, each category too."""
+    several = any(line.run for line in lines)
+
+    def key(pair: tuple[Line, Any]) -> tuple[bool, str]:
+        line = pair[0]
+        return line.result is None, line.category if several else ""
+
+    return itertools.groupby(zip(lines, rows, strict=True), key)
+
+
+def _step(result: Result, folder: epath.Path) -> object:
+    """The step, as a link to the report of the evaluation where one can be followed from here."""
+    report = result.workdir / "eval" / str(result.step) / "report.html"
+    if "://" in f"{report}{folder}" or not report.exists():
+        return result.step
+    way = urllib.parse.quote(os.fsencode(os.path.relpath(report, folder)))
+    return Html(f'<a href="{way}">{result.step}</a>')
 
 
 def _heads(lines: Sequence[Line]) -> list[str]:

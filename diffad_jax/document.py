@@ -42,17 +42,23 @@ def element(name: str, content: object, style: str = "") -> Html:
 def table(
     caption: str,
     heads: Sequence[object],
-    rows: Sequence[Sequence[object]],
-    last: Sequence[Sequence[object]] = (),
+    *groups: Sequence[Sequence[object]],
+    names: int = 1,
     style: str = "numbers",
 ) -> Html:
-    """A table whose first column names the rows; scrolls by itself where the screen is narrow.
+    """A table that scrolls by itself where the screen is narrow.
 
-    last: rows below a line. style: of the other columns, "numbers" (to the right, never broken) or
-    "words".
+    groups: of rows, with a line between them. names: how many columns name a row. style: of the
+    others, "numbers" (to the right, never broken) or "words".
     """
-    head = join(Html(f'<th scope="col">{text(cell)}</th>') for cell in heads)
-    bodies = join(element("tbody", join(map(_row, part))) for part in (rows, last) if part)
+    kinds = ["name"] * names + ["value"] * (len(heads) - names)
+    head = join(
+        Html(f'<th scope="col" class="{kind}">{text(cell)}</th>')
+        for kind, cell in zip(kinds, heads, strict=True)
+    )
+    bodies = join(
+        element("tbody", join(_row(row, names) for row in group)) for group in groups if group
+    )
     return Html(
         f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}">'
         f'<table class="{style}"><caption>{text(caption)}</caption><thead><tr>{head}</tr></thead>'
@@ -71,10 +77,9 @@ def document(title: str, body: Html) -> bytes:
     ).encode()
 
 
-def _row(cells: Sequence[object]) -> Html:
-    name, *others = cells
-    head = Html(f'<th scope="row">{text(name)}</th>')
-    return element("tr", join([head, *(element("td", cell) for cell in others)]))
+def _row(cells: Sequence[object], names: int) -> Html:
+    heads = [Html(f'<th scope="row">{text(cell)}</th>') for cell in cells[:names]]
+    return element("tr", join([*heads, *(element("td", cell) for cell in cells[names:])]))
 
 
 # Blue and orange are told apart with every kind of colour blindness; contrast is above 4.5 : 1.
@@ -107,14 +112,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-
 caption { text-align: left; color: var(--faint); font-size: .9rem; padding-bottom: .3rem; }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
-.numbers td, .numbers th + th { text-align: right; }
+.numbers td, .numbers .value { text-align: right; }
 .numbers td { white-space: nowrap; }
 .words td { overflow-wrap: anywhere; }
 th { font-weight: 600; }
 td small { display: block; color: var(--faint); font-size: .8rem; }
 thead th { vertical-align: bottom; border-bottom: 2px solid var(--faint); }
 tbody th { font-weight: 500; }
-tbody + tbody tr:first-child > * { border-top: 2px solid var(--faint); }
+tbody + tbody tr:first-child > * { border-top: 1.5px solid var(--faint); }
 .charts { display: grid; gap: 1rem 2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 .charts figure { margin: 0; max-width: 32rem; }

@@ -5,6 +5,8 @@ import io
 import json
 import math
 import re
+import string
+import urllib.parse
 
 import pytest
 from etils import epath
@@ -110,6 +112,8 @@ def test_runs_of_a_category_compete(tmp_path):
     assert remarks[0] == "- the mean of flat/7 is over 1 of 2 categories"
     tex = latex(tmp_path / "out")
     assert [cell.replace("\\textbf{", "**").replace("}", "**") for cell in tex[3]] == rows[3]
+    code = (tmp_path / "out/comparison.tex").read_text("utf-8")
+    assert (code.count("\\midrule"), code.count("\\addlinespace")) == (2, 1)
     page = web(tmp_path / "out")
     assert "The mean of flat/7 is over 1 of 2 categories." in page.words
 
@@ -151,6 +155,16 @@ def test_names_are_escaped(tmp_path):
     assert table[1][:3] == [name, "run|a_1", "10"]
 
 
+def test_the_page_leads_to_the_reports(tmp_path):
+    report = make(tmp_path / "a #1%é", "a", 10) / "eval/10/report.html"
+    report.write_text("")
+    make(tmp_path / "b", "b", 20)
+    compare.run([tmp_path], tmp_path / "out/deep")
+    (link,) = web(tmp_path / "out/deep").links
+    assert (tmp_path / "out/deep" / urllib.parse.unquote(link)).resolve() == report
+    assert set(link) <= set(string.ascii_letters + string.digits + "/%._-")
+
+
 def test_patterns_parents_and_one_run(tmp_path):
     for name in ("old", "bottle_1", "bottle_2"):
         make(tmp_path / "runs" / name, "bottle", 10)
@@ -169,8 +183,8 @@ def test_patterns_parents_and_one_run(tmp_path):
 def test_labels_that_would_not_tell_runs_apart(tmp_path):
     for name in ("nut/walnut", "nut-walnut"):
         make(tmp_path / "a" / name, "nut", 10)
-    results = [compare.read(tmp_path / "a" / name) for name in ("nut/walnut", "nut-walnut")]
-    assert compare.labels(results) == ["nut/walnut", "nut-walnut"]
+    results = [compare.read(folder) for folder in compare.find([tmp_path])]
+    assert compare.labels(results) == ["nut-walnut", "nut/walnut"]
 
 
 def test_folders_on_gs_have_a_common_parent():
