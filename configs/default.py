@@ -23,7 +23,10 @@ def get_config() -> ml_collections.ConfigDict:
                 "dropout": 0.0,
                 "segmentation_base": 64,  # channels
                 "compute_dtype": "float32",  # float32 or bfloat16; parameters stay float32
-                "remat": False,  # recompute residual blocks in the backward pass: less memory
+                "attention": "xla",  # or cudnn: cuDNN's fused kernel (CUDA, bfloat16)
+                # What the U-Net's backward pass computes again, to save memory: none, norms (norms,
+                # activations and attention weights; hardly slower), blocks (all but their inputs).
+                "remat": "none",
             },
             "diffusion": {
                 "timesteps": 1000,
@@ -83,11 +86,16 @@ def get_config() -> ml_collections.ConfigDict:
                 "evaluate_every": 5000,  # steps; 0: at the end only
                 "checkpoint_every": 1000,  # steps
                 "keep_checkpoints": 2,
+                # Also keep the checkpoint with the best value of this metric, such as pixel_ap, on
+                # the test split: chosen with the test pictures, so no fair measure. "": do not.
+                "keep_best": "",
+                "profile_steps": (),  # (first, last) step to trace into WORKDIR/profile; (): none
             },
             "evaluate": {
                 "batch_size": 16,
                 "top_pixels": 50,  # image score: the mean of that many largest pixels of the map
                 "weights": "ema",  # ema or raw
+                "checkpoint": "last",  # or best: see train.keep_best
                 "grid_rows": 12,  # pictures in the grid
             },
         }

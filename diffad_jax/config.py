@@ -41,7 +41,8 @@ class ModelConfig:
     dropout: float
     segmentation_base: int
     compute_dtype: Literal["float32", "bfloat16"]
-    remat: bool
+    attention: Literal["xla", "cudnn"]
+    remat: Literal["none", "norms", "blocks"]
 
     @property
     def multipliers(self) -> tuple[float, ...]:
@@ -123,6 +124,11 @@ class TrainConfig:
     evaluate_every: int
     checkpoint_every: int
     keep_checkpoints: int
+    keep_best: Literal[
+        "", "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max",
+        "aupro_30", "aupro_05",
+    ]  # fmt: skip
+    profile_steps: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +138,7 @@ class EvaluateConfig:
     batch_size: int
     top_pixels: int
     weights: Literal["ema", "raw"]
+    checkpoint: Literal["last", "best"]
     grid_rows: int
 
 
@@ -255,6 +262,11 @@ def _check_model(config: Config) -> None:
         size > 0 and size % stride == 0,
         f"model.image_size={size} is not divisible by the networks' total stride {stride}",
     )
+    _require(
+        model.attention == "xla" or model.compute_dtype == "bfloat16",
+        f"model.attention={model.attention!r} needs model.compute_dtype='bfloat16', got "
+        f"{model.compute_dtype!r}",
+    )
     _require(0.0 <= model.dropout < 1.0, f"model.dropout={model.dropout} is not in [0, 1)")
     _require(model.res_blocks > 0, f"model.res_blocks={model.res_blocks} is not positive")
     _require(
@@ -347,6 +359,11 @@ def _check_train(config: Config) -> None:
         train.batch_size % train.accumulation_steps == 0,
         f"train.batch_size={train.batch_size} is not divisible by "
         f"train.accumulation_steps={train.accumulation_steps}",
+    )
+    profiled = train.profile_steps
+    _require(
+        not profiled or (len(profiled) == 2 and 1 <= profiled[0] <= profiled[1]),
+        f"train.profile_steps={profiled} is neither () nor (first, last) with 1 <= first <= last",
     )
     _require(0.0 <= train.ema_decay < 1.0, f"train.ema_decay={train.ema_decay} is not in [0, 1)")
     _require(evaluate.batch_size > 0, f"evaluate.batch_size={evaluate.batch_size} is not positive")

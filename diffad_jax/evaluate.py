@@ -42,13 +42,14 @@ def check(pictures: Pictures, config: Config) -> None:
 
 
 def restore(config: Config, folder: epath.PathLike, mesh: Mesh) -> tuple[Variables, int]:
-    """The variables that evaluation reads, on every device, and the step of the newest checkpoint.
+    """The variables that evaluation reads, on every device, and the checkpoint's step.
 
     Raises:
-      ValueError: no run, no checkpoint, or another model's run.
+      ValueError: no run, no such checkpoint, or another model's run.
     """
     workdir.check_model(folder, config)
-    with checkpoint.Checkpoints(folder, writer=False) as checkpoints:
+    name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[config.evaluate.checkpoint]
+    with checkpoint.Checkpoints(folder, writer=False, name=name) as checkpoints:
         state = checkpoints.restore(restore_target(config, mesh))
     return weights(state, config), int(state.step)
 
@@ -68,7 +69,7 @@ def weights(state: TrainState, config: Config) -> Variables:
 
 def run_key(config: Config, mesh: Mesh) -> jax.Array:
     """The key that all of a run's draws follow from, on every device."""
-    return jax.device_put(jax.random.key(config.seed), sharding.replicated(mesh))
+    return jax.jit(lambda: jax.random.key(config.seed), out_shardings=sharding.replicated(mesh))()
 
 
 def judge(
@@ -122,13 +123,12 @@ def padded_batches(
     picture.
     """
     size = -(-batch_size // mesh.size) * mesh.size
-    split = sharding.split(mesh)
     for start in range(0, len(images), size):
         real = np.arange(start, min(start + size, len(images)))
         picture = images[np.pad(real, (0, size - len(real)), mode="edge")]
         image = picture.astype(np.float32) / np.float32(255)
         index = noise_index(picture)
-        yield jax.device_put(image, split), jax.device_put(index, split), len(real)
+        yield sharding.share(image, mesh), sharding.share(index, mesh), len(real)
 
 
 def write(

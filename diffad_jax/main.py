@@ -21,6 +21,9 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder, local or gs://; training goes on where it stopped."
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "train, or evaluate the newest checkpoint.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of all hosts; 1: never join others.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's, from 0.")
 
 
 def main(argv: list[str]) -> None:
@@ -34,16 +37,25 @@ def main(argv: list[str]) -> None:
     # JAX and TensorFlow are imported late, so that --help and a wrong configuration answer at once.
     try:
         config = read_config()
-        if _MODE.value == "evaluate":
-            from diffad_jax import evaluate
+        from diffad_jax import cluster
 
-            evaluate.run(config, _WORKDIR.value)
-        else:
-            from diffad_jax import train
-
-            train.run(config, _WORKDIR.value)
-    except (ValueError, FloatingPointError) as error:
+        with cluster.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
+            cluster.cache_compilations(_WORKDIR.value)
+            call(config)
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def call(config: configs.Config) -> None:
+    """What --mode says."""
+    if _MODE.value == "evaluate":
+        from diffad_jax import evaluate
+
+        evaluate.run(config, _WORKDIR.value)
+    else:
+        from diffad_jax import train
+
+        train.run(config, _WORKDIR.value)
 
 
 def read_config() -> configs.Config:

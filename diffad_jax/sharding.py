@@ -8,9 +8,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def data_mesh(devices=None) -> Mesh:
-    """A mesh with the single axis 'data' over all (or the given) devices."""
+    """A mesh with the single axis 'data' over all (or the given) devices, host after host.
+
+    In that order, so that a host's share of a batch is a contiguous part of it. (The order is no
+    matter for speed: only sums over all devices go over the axis.)
+    """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -36,3 +41,10 @@ def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arr
         name: jax.make_array_from_process_local_data(sharding, value)
         for name, value in batch.items()
     }
+
+
+def share(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """An array [b, ...] that every host has whole, split over the devices of all."""
+    count = len(array) // jax.process_count()
+    first = jax.process_index() * count
+    return jax.make_array_from_process_local_data(split(mesh), array[first : first + count])

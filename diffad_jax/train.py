@@ -1,108 +1,179 @@
 """The training loop, top to bottom."""
 
+import dataclasses
 import functools
 import logging
 import math
 import signal
 import threading
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
-from diffad_jax import checkpoint, evaluate, logs, optim, report, sharding, steps, train_state
+from diffad_jax import (
+    checkpoint,
+    cluster,
+    evaluate,
+    logs,
+    optim,
+    profiling,
+    report,
+    sharding,
+    steps,
+    train_state,
+)
 from diffad_jax import workdir as workdirs
 from diffad_jax.config import Config
+from diffad_jax.train_state import TrainState
 from input_pipeline import datasets, pipeline
 
 logger = logging.getLogger(__name__)
 PANEL_ROWS = 8  # training pictures shown in TensorBoard
+Pending = list[tuple[int, dict[str, jax.Array | float]]]  # metrics of steps waiting to be logged
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same during a run."""
+
+    config: Config
+    workdir: epath.PathLike
+    mesh: Mesh
+    category: datasets.Category
+    hold: workdirs.Hold
+    total_steps: int
+    key: jax.Array
+    train_step: Callable
+    evaluate_step: steps.EvaluateStep
+    batches: Iterator[dict[str, np.ndarray]]
+    checkpoints: checkpoint.Checkpoints
+    best: checkpoint.Best
+    log: logs.Log
+    meter: profiling.Meter
+    trace: profiling.Trace
 
 
 def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     """Train, or go on training, to the configured length; evaluate at the end.
 
+    Of several processes all call this, with a folder that all of them see.
+
     Returns the final evaluation's metrics; None where the process was told to stop (its state is
     saved, the same command continues) or the category has no test pictures.
 
     Raises:
-      ValueError: unusable pictures, or a workdir of another configuration.
+      ValueError: unusable pictures, a workdir of another configuration or in use by another
+        process, checkpoints that cannot be read, or too little device memory.
       FloatingPointError: a loss term is not finite; names the step and the term.
+      OSError: something cannot be written; names the path. The newest checkpoint stays.
     """
     # Everything that can be wrong with the input is found here, before anything is compiled.
     mesh = sharding.data_mesh()
     category, textures = load(config, mesh)
-    total_steps = length(config, len(category.train.images))
-    workdirs.claim(workdir, config)
+    hold = workdirs.Hold(workdir, config)
+    with cluster.by_the_first(hold), profiling.fitting(config), cluster.watched():
+        return loop(*prepare(config, workdir, mesh, category, textures, hold))
 
+
+def prepare(config, workdir, mesh, category, textures, hold) -> tuple[Run, TrainState, Pending]:
+    """Compile, find the newest checkpoint, open the logs.
+
+    Also returns the state to start from and the steps not yet logged.
+    """
+    total_steps = length(config, len(category.train.images))
     networks = train_state.define(config.model)
     optimizer = optim.optimizer(config, total_steps)
     key = evaluate.run_key(config, mesh)
     checkpoints = checkpoint.Checkpoints(
         workdir, config.train.checkpoint_every, config.train.keep_checkpoints
     )
-    state = start(config, optimizer, key, checkpoints, mesh)
-    first_step = int(state.step)
+    state, pending = start(config, optimizer, key, checkpoints, mesh)
+    step = int(state.step)
     logger.info(
         "%s: %d good pictures, %d test pictures, steps %d to %d on %d %s device(s)",
         *(config.data.category, len(category.train.images), len(category.test.images)),
-        *(first_step, total_steps, mesh.size, mesh.devices.flat[0].platform),
+        *(step, total_steps, mesh.size, mesh.devices.flat[0].platform),
     )
-    train_step = steps.jit_train_step(networks, optimizer, config, mesh)
-    evaluate_step = steps.jit_evaluate_step(networks, config, mesh)
+    train_step, flops = compile_step(networks, optimizer, config, state, key, mesh)
     batches = pipeline.numpy_batches(
         category,
         textures,
         config,
-        start_step=first_step,
+        start_step=step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    log = logs.Log(workdir, first_step, total_steps, config.train.batch_size)
-    # Steps that the next log line is the mean of; a checkpoint carries them over a restart.
-    noted = checkpoints.notes().get("pending", []) if first_step else []
-    pending = [(step, metrics) for step, metrics in noted]
+    run = Run(
+        *(config, workdir, mesh, category, hold, total_steps, key, train_step),
+        evaluate_step=steps.jit_evaluate_step(networks, config, mesh),
+        batches=batches,
+        checkpoints=checkpoints,
+        best=checkpoint.Best(workdir, config.train.keep_best),
+        log=logs.Log(workdir, step, total_steps, config.train.batch_size),
+        meter=profiling.Meter(step, config.train.batch_size, mesh, flops),
+        trace=profiling.Trace(workdir, config.train.profile_steps),
+    )
+    return run, state, pending
 
-    def evaluation(step: int) -> dict[str, float] | None:
-        """The test split's metrics where they are due after `step`."""
-        due_now = step >= total_steps or due(step, config.train.evaluate_every)
-        if not due_now or not len(category.test.images):
-            return None
-        variables = evaluate.weights(state, config)
-        judged = evaluate.judge(evaluate_step, variables, key, category.test, config, mesh)
-        values = evaluate.write(workdir, step, judged, config)
-        log.evaluation(step, values)
-        log.pause()
-        return values
 
-    with checkpoints, log, Preemption() as preemption, jax.transfer_guard("disallow"):
+def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | None:
+    """The loop itself: from the state's step to the last."""
+    train, first_step = run.config.train, int(state.step)
+    preemption = Preemption()
+    with (
+        run.checkpoints, run.best, run.log, run.meter, run.trace, preemption,
+        cluster.watched(), jax.transfer_guard("disallow"),
+    ):  # fmt: skip
         # Again, because the process may have been killed between this step's checkpoint and that.
-        final = evaluation(first_step) if first_step else None
-        for step in range(first_step + 1, total_steps + 1):
-            batch = sharding.to_devices(next(batches), mesh)
-            state, metrics = train_step(state, batch, key)
+        final = evaluation(run, state, first_step) if first_step else None
+        for step in range(first_step + 1, run.total_steps + 1):
+            run.trace.before(step)
+            batch = sharding.to_devices(run.meter.fetch(run.batches), run.mesh)
+            state, metrics = run.train_step(state, batch, run.key)
+            run.meter.started(metrics)
+            run.trace.after(step, metrics)
             pending.append((step, metrics))
-            last, stop = step == total_steps, preemption.reached(step)
-            save = last or stop or checkpoints.due(step)
+            last, stop = step == run.total_steps, preemption.reached(step)
+            save = last or stop or run.checkpoints.due(step)
 
-            if save or due(step, config.train.log_every):
+            if save or due(step, train.log_every):
                 # Before anything is saved: a checkpoint never holds a diverged state.
                 pending = read(pending)
-                if last or due(step, config.train.log_every):
-                    log.train(step, means(pending))
+                if last or due(step, train.log_every):
+                    run.log.train(step, means(pending), run.meter.window(step))
                     pending = []
             if save:
-                checkpoints.save(step, state, {"pending": pending})
+                run.hold.check()
+                run.checkpoints.save(step, state, {"pending": pending})
             if stop and not last:
                 logger.info("told to stop: saving step %d; the same command continues", step)
                 return None
-            if due(step, config.train.image_every):
-                panel = training_picture(evaluate_step, state, batch, key, config, mesh)
-                log.picture(step, "train/batch", panel)
-                log.pause()
-            final = evaluation(step)
+            if due(step, train.image_every):
+                with run.meter.paused():
+                    run.log.picture(step, "train/batch", training_picture(run, state, batch))
+            final = evaluation(run, state, step)
+        logger.info(run.meter.verdict())
     return final
+
+
+def evaluation(run: Run, state: TrainState, step: int) -> dict[str, float] | None:
+    """The test split's metrics where they are due after `step`."""
+    due_now = step >= run.total_steps or due(step, run.config.train.evaluate_every)
+    if not due_now or not len(run.category.test.images):
+        return None
+    with run.meter.paused():
+        variables = evaluate.weights(state, run.config)
+        judged = evaluate.judge(
+            run.evaluate_step, variables, run.key, run.category.test, run.config, run.mesh
+        )
+        values = evaluate.write(run.workdir, step, judged, run.config)
+        run.log.evaluation(step, values)
+        run.best.offer(step, state, values)
+    return values
 
 
 def load(config: Config, mesh) -> tuple[datasets.Category, np.ndarray | None]:
@@ -119,13 +190,39 @@ def load(config: Config, mesh) -> tuple[datasets.Category, np.ndarray | None]:
     return category, textures
 
 
-def start(config: Config, optimizer, key, checkpoints, mesh) -> train_state.TrainState:
-    """The newest checkpoint's state, else the one that the key gives."""
+def start(config: Config, optimizer, key, checkpoints, mesh) -> tuple[TrainState, Pending]:
+    """The newest checkpoint's state and steps not yet logged, else the state that the key gives."""
     everywhere = sharding.replicated(mesh)
     init = functools.partial(train_state.init, config, optimizer)
     if checkpoints.latest is None:
-        return jax.jit(init, out_shardings=everywhere)(key)
-    return checkpoints.restore(checkpoint.abstract(jax.eval_shape(init, key), everywhere))
+        return jax.jit(init, out_shardings=everywhere)(key), []
+    state = checkpoints.restore(checkpoint.abstract(jax.eval_shape(init, key), everywhere))
+    noted = checkpoints.notes(int(state.step)).get("pending", [])
+    return state, [(step, metrics) for step, metrics in noted]
+
+
+def compile_step(networks, optimizer, config: Config, state, key, mesh):
+    """The compiled training step, and its FLOPs (None: not known); says what memory it takes.
+
+    The run's only compilation of it: the loop calls what this returns.
+    """
+    size, count = config.model.image_size, config.train.batch_size
+    shapes = {"image": (count, size, size, 3), "mask": (count, size, size, 1), "label": (count,)}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding.split(mesh))
+        for name, shape in shapes.items()
+    }
+    lowered = steps.jit_train_step(networks, optimizer, config, mesh).lower(state, batch, key)
+    compiled = lowered.compile()
+    limit = profiling.memory_stats("bytes_limit")
+    profiling.report_memory(profiling.step_bytes(compiled), limit, config)
+    if profiling.peak_flops(mesh.devices.flat[0].device_kind) is None:
+        return compiled, None  # nothing to compare them with
+    if config.model.remat != "none":
+        plain = dataclasses.replace(config.model, remat="none")
+        step = steps.jit_train_step(train_state.define(plain), optimizer, config, mesh)
+        lowered = step.lower(state, batch, key)
+    return compiled, profiling.step_flops(lowered, config)
 
 
 def length(config: Config, pictures: int) -> int:
@@ -138,9 +235,7 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def read(
-    pending: list[tuple[int, dict[str, jax.Array | float]]],
-) -> list[tuple[int, dict[str, float]]]:
+def read(pending: Pending) -> list[tuple[int, dict[str, float]]]:
     """The metrics of the steps waiting to be logged, as numbers.
 
     Read many steps at a time, because reading one makes the host wait for the device.
@@ -167,15 +262,16 @@ def means(values: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
     return {name: float(np.mean([m[name] for _, m in values])) for name in values[0][1]}
 
 
-def training_picture(evaluate_step, state, batch, key, config: Config, mesh) -> np.ndarray:
+def training_picture(run: Run, state: TrainState, batch) -> np.ndarray:
     """u8[h,w,3]: input, guided reconstruction, anomaly map and mask of a training batch."""
-    whole = jax.device_put((batch["image"], batch["mask"]), sharding.replicated(mesh))
+    whole = jax.device_put((batch["image"], batch["mask"]), sharding.replicated(run.mesh))
     image, mask = (part[:PANEL_ROWS] for part in jax.device_get(whole))
     # In a batch of the evaluation's own shape, so that nothing is compiled for this.
     pictures = np.round(image * 255).astype(np.uint8)
-    padded = evaluate.padded_batches(pictures, config.evaluate.batch_size, mesh)
+    padded = evaluate.padded_batches(pictures, run.config.evaluate.batch_size, run.mesh)
     inputs, index, count = next(padded)
-    judged = jax.device_get(evaluate_step(evaluate.weights(state, config), inputs, index, key))
+    variables = evaluate.weights(state, run.config)
+    judged = jax.device_get(run.evaluate_step(variables, inputs, index, run.key))
     return report.training_panel(
         image[:count], judged.reconstruction[:count], judged.anomaly_map[:count], mask[:count]
     )

@@ -1,18 +1,32 @@
 """A run's folder: which configuration it belongs to, and files that are whole or not there.
 
 WORKDIR/config.json                     the configuration
+WORKDIR/.lock                           who is training in it, while somebody is
 WORKDIR/checkpoints/STEP/               state of training
+WORKDIR/checkpoints_best/STEP/          that of the best step on the test split (train.keep_best)
+WORKDIR/checkpoints_damaged/STEP/       checkpoints that could not be read
 WORKDIR/metrics.jsonl                   a line for every log_every steps, and one per evaluation
 WORKDIR/tensorboard/                    the same, and pictures
+WORKDIR/profile/                        a profiler trace (train.profile_steps)
 WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png
 """
 
+import contextlib
+import errno
+import fcntl
 import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
 
 from diffad_jax.config import Config, difference
+
+logger = logging.getLogger(__name__)
 
 # What may change between two starts of one training run: its length, how often things are written,
 # how it is evaluated, and where prepared pictures are cached.
@@ -24,12 +38,85 @@ FREE_IN_TRAINING = (
     "train.evaluate_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.keep_best",
+    "train.profile_steps",
     "evaluate.",
     "data.cache_dir",
     "data.missing_masks",
 )
 # What must be the same to evaluate a trained model; the pictures may be others.
 FIXED_IN_EVALUATION = ("model.", "diffusion.")
+
+
+class Hold:
+    """Keeps a run's folder for this process: the configuration's (see `claim`), and nobody else's.
+
+    A context manager. On a file system, the kernel holds the lock, and lets go of it when the
+    process ends in whatever way. On an object store nothing can: there the newcomer takes over, and
+    the other one stops at its next checkpoint (`check`).
+    """
+
+    def __init__(self, workdir: epath.PathLike, config: Config):
+        self._workdir, self._config = epath.Path(workdir), config
+        self._path = self._workdir / ".lock"
+        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        self._descriptor: int | None = None
+        self._remote = False
+
+    def __enter__(self) -> "Hold":
+        claim(self._workdir, self._config)
+        if "://" in os.fspath(self._workdir):
+            self._remote = True
+            write(self._path, json.dumps(self._me))
+        else:
+            self._lock()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def check(self) -> None:
+        """Raise ValueError where another process has taken the folder over."""
+        if self._remote and self._holder() != self._me:
+            raise ValueError(self._taken())
+
+    def _lock(self) -> None:
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise ValueError(self._taken()) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
+                logger.warning("%s: no locks on this file system", self._path)
+            # The former holder may have removed the file between our two calls.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
+                    break
+            os.close(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(self._me).encode())
+        self._descriptor = descriptor
+
+    def _holder(self) -> dict[str, Any]:
+        try:
+            return json.loads(self._path.read_text())
+        except (OSError, ValueError):  # gone, or just being written
+            return {}
+
+    def _taken(self) -> str:
+        holder = self._holder()
+        return (
+            f"{self._workdir} is in use by another process, {holder.get('pid', '?')} on host "
+            f"{holder.get('host', '?')}: wait for it, or stop it"
+        )
 
 
 def claim(workdir: epath.PathLike, config: Config) -> None:
@@ -74,12 +161,31 @@ def config_path(workdir: epath.PathLike) -> epath.Path:
 
 
 def write(path: epath.Path, content: str | bytes) -> None:
-    """Write a file so that a killed process leaves the old one or the new one, never a half."""
+    """Write a file so that a killed process leaves the old one or the new one, never a half.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk; the old one stays.
+    """
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f".{path.name}.partial"
-    partial.write_bytes(data)
-    partial.replace(path)
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(data)
+            partial.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def named(path: epath.PathLike) -> Iterator[None]:
+    """A context whose OSError names the path: writing to a full disk does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _read(path: epath.Path) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from configs import default, test
 from diffad_jax import config as configs
 from diffad_jax import convert
 from diffad_jax.models.segmentation import DoubleConv, SegmentationNet, double_aligned
-from diffad_jax.models.unet import UNet
+from diffad_jax.models.unet import Attention, UNet
 from tests import goldens_io
 
 DEFAULT = configs.parse(default.get_config()).model
 SMALL = configs.parse(test.get_config()).model
+CUDNN = dataclasses.replace(SMALL, attention="cudnn")
 
 
 def golden_model(case: str) -> configs.ModelConfig:
@@ -198,11 +199,9 @@ def plain(unet_params):
     return unet_loss(UNET_GRAPH)(unet_params, PICTURES, STEPS, None)
 
 
-def test_rematerialisation_changes_no_gradient(unet_params, plain):
-    function = unet_loss(graph(UNet, dataclasses.replace(SMALL, remat=True)))
-    jaxpr = str(jax.make_jaxpr(function)(unet_params, PICTURES, STEPS, None))
-    blocks = 2 + 1 + 2 + 2 * 2 + 1  # down, its halving, middle, up, its doubling
-    assert jaxpr.count("remat2[") + jaxpr.count("checkpoint[") >= blocks
+@pytest.mark.parametrize("remat", ["norms", "blocks"])
+def test_rematerialisation_changes_no_gradient(unet_params, plain, remat):
+    function = unet_loss(graph(UNet, dataclasses.replace(SMALL, remat=remat)))
     value, gradient = function(unet_params, PICTURES, STEPS, None)
     np.testing.assert_allclose(value, plain[0], rtol=1e-6)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain[1]))
@@ -211,6 +210,36 @@ def test_rematerialisation_changes_no_gradient(unet_params, plain):
         gradient,
         plain[1],
     )
+
+
+def test_rematerialisation_keeps_less(unet_params):
+    """Numbers of feature maps and attention that the forward pass leaves for the backward pass."""
+
+    def kept(remat):
+        graphdef = graph(UNet, dataclasses.replace(SMALL, remat=remat))
+
+        def backward(params, x):
+            return jax.vjp(lambda p: nnx.merge(graphdef, p)(x, STEPS), params)[1]
+
+        residuals = jax.tree.leaves(jax.eval_shape(backward, unet_params, PICTURES))
+        return sum(x.size for x in residuals if x.ndim >= 3 and x.shape[0] == len(PICTURES))
+
+    none, norms, blocks = (kept(remat) for remat in ("none", "norms", "blocks"))
+    assert blocks < 0.7 * norms and norms < 0.4 * none, (none, norms, blocks)
+
+
+def test_fused_attention_gets_the_same_queries(monkeypatch):
+    """cuDNN needs a GPU; here the same call runs in XLA, which proves layout and scale."""
+    fused = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *qkv, implementation: fused(*qkv))
+    plain = Attention(64, SMALL, rngs=nnx.Rngs(0))
+    plain.projection.kernel[...] = jnp.eye(64)
+    graphdef, params = nnx.split(plain)
+    cudnn = graph(lambda config, rngs: Attention(64, config, rngs=rngs), CUDNN)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 64)), jnp.float32)
+    expected = nnx.merge(graphdef, params)(x)
+    np.testing.assert_allclose(nnx.merge(cudnn, params)(x), expected, atol=1e-5)
+    assert float(jnp.abs(expected - x).max()) > 0.1
 
 
 def test_dropout_follows_the_key(unet_params):

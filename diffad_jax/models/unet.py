@@ -10,10 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from diffad_jax.config import GROUPS, ModelConfig
 from diffad_jax.models.layers import EPSILON, at_least_float32, compute_dtype, conv, linear, wide
+
+PRODUCT = "product"  # what `remat = norms` keeps: results of convolutions and matrix products
+# What the backward pass finds in memory instead of computing it again.
+REMAT_POLICIES = {
+    "norms": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def time_features(t: Int[Array, " b"], width: int, dtype) -> Float[Array, "b {width}"]:
@@ -88,7 +96,8 @@ class ResBlock(nnx.Module):
         h = nnx.silu(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = self.conv1(h) + self.embed(nnx.silu(embedding))[:, None, None, :]
+        h = checkpoint_name(self.conv1(h), PRODUCT)
+        h = h + self.embed(nnx.silu(embedding))[:, None, None, :]
         h = self.dropout(nnx.silu(self.norm2(h)), deterministic=key is None, rngs=key)
         h = self.conv2(h)
         return h + (x if self.shortcut is None else self.shortcut(x))
@@ -100,21 +109,27 @@ class Attention(nnx.Module):
     def __init__(self, channels: int, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = compute_dtype(config)
         self.heads = channels // config.head_channels if config.head_channels > 0 else config.heads
+        self.implementation = config.attention
         self.norm = GroupNorm(channels, rngs=rngs)
         self.qkv = linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
         self.projection = linear(channels, channels, dtype=dtype, zero=True, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Every pixel attends to every pixel of its picture."""
+        """Every pixel attends to every pixel of its picture; softmax in at least float32."""
         b, h, w, c = x.shape
+        qkv = checkpoint_name(self.qkv(self.norm(x)), PRODUCT)
         # The channels of qkv lie as [head][q, k, v][c / heads].
-        qkv = self.qkv(self.norm(x)).reshape(b, h * w, self.heads, 3, c // self.heads)
+        qkv = qkv.reshape(b, h * w, self.heads, 3, c // self.heads)
         q, k, v = qkv[..., 0, :], qkv[..., 1, :], qkv[..., 2, :]
-        scale = (c // self.heads) ** -0.25  # on each of the two: safer in bfloat16 than on one
-        logits = jnp.einsum("bqhc,bkhc->bhqk", q * scale, k * scale)
-        weights = nnx.softmax(at_least_float32(logits), axis=-1).astype(v.dtype)
-        y = jnp.einsum("bhqk,bkhc->bqhc", weights, v).reshape(b, h, w, c)
-        return x + self.projection(y)
+        if self.implementation == "cudnn":
+            y = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        else:
+            # Not that function's own XLA form: its softmax is float32 for float64 inputs too.
+            scale = (c // self.heads) ** -0.25  # on each of the two: safer in bfloat16 than on one
+            logits = jnp.einsum("bqhc,bkhc->bhqk", q * scale, k * scale)
+            weights = nnx.softmax(at_least_float32(logits), axis=-1).astype(v.dtype)
+            y = jnp.einsum("bhqk,bkhc->bqhc", weights, v)
+        return x + self.projection(y.reshape(b, h, w, c))
 
 
 class UNet(nnx.Module):
@@ -160,12 +175,15 @@ class UNet(nnx.Module):
         def run(layers, h):
             nonlocal blocks
             for layer in layers:
+                call = layer
+                if self.remat != "none" and isinstance(layer, ResBlock | Attention):
+                    call = _rematerialised(layer, self.remat)
                 if isinstance(layer, ResBlock):
                     block_key = None if key is None else jax.random.fold_in(key, blocks)
                     blocks += 1
-                    h = (_rematerialised(layer) if self.remat else layer)(h, embedding, block_key)
+                    h = call(h, embedding, block_key)
                 else:
-                    h = layer(h)
+                    h = call(h)
             return h
 
         h, skips = x, []
@@ -217,8 +235,11 @@ def _stage(
     return layers
 
 
-def _rematerialised(block: ResBlock):
-    """The block's call, whose intermediate values the backward pass computes again."""
-    graphdef, params = nnx.split(block)
-    function = jax.checkpoint(lambda params, *arrays: nnx.merge(graphdef, params)(*arrays))
+def _rematerialised(layer: ResBlock | Attention, remat: str):
+    """The layer's call, of which the backward pass computes again what `remat` does not keep."""
+    graphdef, params = nnx.split(layer)
+    function = jax.checkpoint(
+        lambda params, *arrays: nnx.merge(graphdef, params)(*arrays),
+        policy=REMAT_POLICIES[remat],
+    )
     return lambda *arrays: function(params, *arrays)
