@@ -10,67 +10,64 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from diffad_jax.document import Html, text
+from diffad_jax.metrics import Ranking
 
 # Lengths in units of the drawing, which a browser scales to the room there is.
 WIDTH, HEIGHT = 400, 300
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 44.0  # room around the axes
 BINS = 40
-POINTS = 400  # of each class at most; a screen shows no more
+POINTS = 400  # of a line; a screen shows no more
 NICE = (0.2, 0.5, 1.0, 2.0)  # steps of an axis that ends between 1 and 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-    """How well thresholds separate two classes, the highest of k thresholds first.
+    """How well thresholds separate two classes, as lines in the unit square.
 
-    recall: share of the defective items that reach the threshold; false_alarms: share of the good
-    ones; precision: share of defective items among all that reach it. All lie in [0, 1].
+    roc: (share of the good that reach a threshold, share of the defective), from (0, 0) to (1, 1);
+    the area below is the AUROC. precision_recall: (share of the defective that reach a threshold,
+    share of defective ones among all that do), as steps; the area below is the AP.
     """
 
-    recall: Float[np.ndarray, " k"]
-    false_alarms: Float[np.ndarray, " k"]
-    precision: Float[np.ndarray, " k"]
-
-    def roc(self) -> Float[np.ndarray, "p 2"]:
-        """(false alarms, recall) from (0, 0) on; the area below is the AUROC."""
-        points = np.stack([self.false_alarms, self.recall], axis=1)
-        return np.concatenate([np.zeros((1, 2)), points])
-
-    def precision_recall(self) -> Float[np.ndarray, "p 2"]:
-        """(recall, precision) as the steps whose area is the average precision."""
-        grows = np.diff(self.recall, prepend=0.0) > 0
-        recall, precision = self.recall[grows], self.precision[grows]
-        before = np.concatenate([[0.0], recall])[:-1]
-        steps = [np.stack([before, precision], axis=1), np.stack([recall, precision], axis=1)]
-        return np.stack(steps, axis=1).reshape(-1, 2)
+    roc: Float[np.ndarray, "p 2"]
+    precision_recall: Float[np.ndarray, "q 2"]
 
 
-def curve(
-    labels: Bool[np.ndarray, " n"] | Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
-) -> Curve | None:
-    """The curve through every distinct score; None where a class is empty.
+def curve(ranking: Ranking) -> Curve | None:
+    """The curves through every distinct score; None where a class is empty.
 
-    Of more than POINTS scores in a class only POINTS evenly ranked ones are thresholds: each point
-    is exact, the lines between them are then not.
+    Of many thresholds only those are kept at which a share reaches a multiple of 1 / POINTS. All
+    points stay exact, the lines between them are then not.
     """
-    defective = np.sort(scores[labels == 1])
-    good = np.sort(scores[labels == 0])
-    if not defective.size or not good.size:
+    if not ranking.scores.size:
         return None
-    thresholds = np.union1d(_spread(defective), _spread(good))[::-1]
-    hits = defective.size - np.searchsorted(defective, thresholds)
-    alarms = good.size - np.searchsorted(good, thresholds)
-    return Curve(hits / defective.size, alarms / good.size, hits / (hits + alarms))
+    recall = ranking.hits / ranking.defective
+    before = np.concatenate([[0.0], recall[:-1]])
+    above = ranking.false_alarms_above / ranking.good
+    alarms = ranking.false_alarms / ranking.good
+    precision = ranking.hits / (ranking.hits + ranking.false_alarms)
+    shares = np.linspace(0, 1, POINTS)
+    at = [np.searchsorted(rates, shares * rates[-1]) for rates in (recall, alarms)]
+    at = np.union1d(*at)
+    # Up to a score only false alarms grow; at it, recall does, with the false alarms that tie.
+    roc = [[0.0, 0.0], *_pairs((above, before), (alarms, recall), at), [1.0, 1.0]]
+    return Curve(np.array(roc), _pairs((before, precision), (recall, precision), at))
+
+
+def _pairs(left: Sequence[np.ndarray], right: Sequence[np.ndarray], at: np.ndarray) -> np.ndarray:
+    """For each of `at` the point of the left line, then that of the right one: [2k, 2]."""
+    points = [np.stack([xs[at] for xs in side], axis=1) for side in (left, right)]
+    return np.stack(points, axis=1).reshape(-1, 2)
 
 
 def roc_chart(
     lines: Mapping[str, Curve], mark: tuple[float, float] | None, name: str = "ROC curve"
 ) -> Html:
     """False alarms against recall; one line a name, and a ring where the threshold in use lies."""
-    points = {label: line.roc() for label, line in lines.items()}
+    points = {label: line.roc for label, line in lines.items()}
     words = "Share of the defective found against the share of the good called defective."
     return _line_chart(name, words, ("good called defective", "defective found"), points, mark)
 
@@ -79,7 +76,7 @@ def precision_recall_chart(
     lines: Mapping[str, Curve], mark: tuple[float, float] | None, name: str = "Precision and recall"
 ) -> Html:
     """Recall against precision, as `roc_chart`."""
-    points = {label: line.precision_recall() for label, line in lines.items()}
+    points = {label: line.precision_recall for label, line in lines.items()}
     words = "Share of the truly defective among those called so against the share found."
     return _line_chart(name, words, ("defective found", "rightly called so"), points, mark)
 
@@ -115,12 +112,6 @@ def histogram_chart(
             f'text-anchor="{anchor}">≥ {threshold:.4g}: called defective</text>'
         )
     return _svg("Scores", words + ".", parts)
-
-
-def _spread(ordered: np.ndarray) -> np.ndarray:
-    """At most POINTS of sorted values, evenly ranked, with both ends."""
-    at = np.linspace(0, ordered.size - 1, min(ordered.size, POINTS)).round().astype(int)
-    return ordered[at]
 
 
 def _x(share: float) -> float:

@@ -32,6 +32,7 @@ MEASURES = (
     ("aupro_30", "AUPRO 0.30"),
     ("aupro_05", "AUPRO 0.05"),
 )
+LARGE = 1000  # pictures in a set; the pixels of a type's pictures are then too many to sort here
 MEANING = (
     "1 is perfect. AUROC: the chance that a defective picture (pixel) scores above a good one. "
     "AP: average precision, the area under the precision-recall curve. F1-max: the best balance "
@@ -47,6 +48,7 @@ class _Case:
     step: int
     evaluation: report.Evaluation
     values: Mapping[str, Any]
+    pixels: metrics.Ranking | None
     threshold: Threshold | None
     config: Config
 
@@ -73,6 +75,7 @@ def write(
     step: int,
     evaluation: report.Evaluation,
     values: Mapping[str, Any],
+    pixels: metrics.Ranking | None,
     threshold: Threshold | None,
     config: Config,
 ) -> None:
@@ -83,10 +86,11 @@ def write(
       step: of the checkpoint.
       evaluation: the whole test set; `gallery.choose` says which of a large one are shown.
       values: as `metrics.evaluate` returns them; what is missing shows as '-'.
+      pixels: the ranking of all pixels, for their curves; None where no truth is known.
       threshold: from which score on a picture counts as defective; None: no verdicts.
       config: of the run.
     """
-    case = _Case(step, evaluation, values, threshold, config)
+    case = _Case(step, evaluation, values, pixels, threshold, config)
     groups = gallery.choose(evaluation.labels, evaluation.defects, evaluation.scores, case.cut)
     sections = [*_numbers(case), *_curves(case), *_pictures(case, groups), *_setting(config)]
     body = join([_head(case, groups), element("main", join(sections))])
@@ -96,7 +100,7 @@ def write(
 def _head(case: _Case, groups: Sequence[gallery.Group]) -> Html:
     """Heading, the result in a sentence, where its threshold comes from, and the contents."""
     bad, good = len(case.rows(1)), len(case.rows(0))
-    about = f"{WEIGHTS[case.config.evaluate.weights]} · {_count(bad + good, 'test picture')}: "
+    about = f"{WEIGHTS[case.config.evaluate.weights]} · {_count(bad + good, 'picture')}: "
     links = [("numbers", "Numbers"), ("curves", "Curves")]
     links += [(f"group{i}", f"{group.title} ({group.total})") for i, group in enumerate(groups)]
     links.append(("configuration", "Configuration"))
@@ -140,13 +144,11 @@ def _origin(case: _Case) -> str:
         )
     else:
         share = "" if threshold.quantile is None else f"{100 * threshold.quantile:g} % "
-        words = (
-            f"The threshold is the {share}quantile of the scores of "
-            f"{_count(threshold.pictures, 'good picture')} kept out of training."
-        )
+        count = _count(threshold.pictures, "good picture")
+        words = f"The threshold is the {share}quantile of the scores of {count}."
     if not math.isnan(threshold.false_alarm_rate):
-        rate = f"{100 * threshold.false_alarm_rate:.1f} %"
-        words += f" There it calls {rate} of the good pictures defective."
+        rate = 100 * threshold.false_alarm_rate
+        words += f" It calls {rate:.1f} % of good pictures defective."
     if threshold.step != case.step:
         words += f" It was found at step {threshold.step}."
     return words
@@ -200,9 +202,11 @@ def _types(case: _Case) -> Iterator[Html]:
     if good.size:
         lines.append(_type_line(case, "good", good, None))
     yield table("By type of defect", heads, lines)
+    words = "Image AUROC: this type against all good pictures. Pixel AP and AUPRO: within the "
+    words += "pictures of this type"
+    large = len(evaluation.names) > LARGE
     yield _note(
-        "Image AUROC: this type against all good pictures. Pixel AP and AUPRO: within the pictures "
-        "of this type."
+        words + (f"; not measured in sets of more than {LARGE} pictures." if large else ".")
     )
 
 
@@ -218,23 +222,30 @@ def _type_line(case: _Case, name: str, rows: np.ndarray, good: np.ndarray | None
     if good is not None and good.size:
         both = np.concatenate([rows, good])
         auroc = metrics.auroc(evaluation.labels[both], evaluation.scores[both])
-    truths = [evaluation.truth(row) for row in rows.tolist()]
-    if good is not None and not any(truth is None for truth in truths):
-        masks, maps = np.stack(truths), evaluation.maps[rows]
-        if masks.any() and not masks.all():
-            ap = metrics.average_precision(masks.ravel(), maps.ravel())
-            aupro = metrics.aupro(masks, maps, 0.3)
+    masks = _truths(case, rows) if good is not None else None
+    if masks is not None and masks.any() and not masks.all():
+        found = metrics.of_pixels(metrics.rank_pixels(masks, evaluation.maps[rows]))
+        ap, aupro = found["pixel_ap"], found["aupro_30"]
     return [*line, report.number(auroc), report.number(ap), report.number(aupro)]
+
+
+def _truths(case: _Case, rows: np.ndarray) -> np.ndarray | None:
+    """The masks of some pictures, bool[n, s, s]; None where one is missing, or in a large set."""
+    truths = [case.evaluation.truth(row) for row in rows.tolist()]
+    if any(truth is None for truth in truths) or len(case.evaluation.names) > LARGE:
+        return None
+    return np.stack(truths)
 
 
 def _curves(case: _Case) -> Iterator[Html]:
     """ROC and precision-recall curves of pictures and pixels, and the histogram of the scores."""
     evaluation = case.evaluation
     yield _heading("curves", "Curves")
-    lines = {"pictures": curves.curve(evaluation.labels, evaluation.scores)}
-    truths = [evaluation.truth(row) for row in range(len(evaluation.names))]
-    if not any(truth is None for truth in truths):
-        lines["pixels"] = curves.curve(np.stack(truths).ravel(), evaluation.maps.ravel())
+    lines = {}
+    if case.rows(1).size and case.rows(0).size:
+        ranking = metrics.rank_items(evaluation.labels, evaluation.scores, "pictures")
+        lines["pictures"] = curves.curve(ranking)
+    lines["pixels"] = None if case.pixels is None else curves.curve(case.pixels)
     lines = {name: line for name, line in lines.items() if line is not None}
     charts = []
     if lines:

@@ -184,7 +184,7 @@ def test_labels_that_would_not_tell_runs_apart(tmp_path):
     for name in ("nut/walnut", "nut-walnut"):
         make(tmp_path / "a" / name, "nut", 10)
     results = [compare.read(folder) for folder in compare.find([tmp_path])]
-    assert compare.labels(results) == ["nut-walnut", "nut/walnut"]
+    assert compare.labels(results) == ["nut/walnut", "nut-walnut"]
 
 
 def test_folders_on_gs_have_a_common_parent():

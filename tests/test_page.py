@@ -12,7 +12,7 @@ import pytest
 import sklearn.metrics
 from PIL import Image
 
-from diffad_jax import curves, gallery, page, report
+from diffad_jax import curves, gallery, metrics, page, report
 from diffad_jax.document import document, element, printable, text
 from diffad_jax.threshold import Threshold
 from tests import helpers
@@ -114,8 +114,15 @@ VALUES = {"image_auroc": 0.8751, "image_auroc_low": 0.7, "image_auroc_high": 1.0
 VALUES |= {"image_ap": math.nan, "pixel_auroc": 0.25, "aupro_05": 0.125, "unknown": "x"}
 
 
+def ranking(tests) -> metrics.Ranking | None:
+    if tests.masks is None or not tests.has_mask.all():
+        return None
+    return metrics.rank_pixels(tests.masks[..., 0] > 0, tests.maps)
+
+
 def written(path, tests, values=VALUES, threshold=FOUND) -> Page:
-    page.write(path / "deep" / "report.html", 7, tests, values, threshold, CONFIG)
+    pixels = ranking(tests)
+    page.write(path / "deep" / "report.html", 7, tests, values, pixels, threshold, CONFIG)
     data = (path / "deep" / "report.html").read_bytes()
     assert b"http" not in data and b"<script" not in data and b"@import" not in data
     assert set(re.findall(rb"url\(([^)]*)\)", data)) <= {b"#scale"}
@@ -191,7 +198,7 @@ def test_numbers_are_those_given(nasty):
 
 def test_the_same_bytes_twice(tmp_path):
     for name in ("one", "two"):
-        page.write(tmp_path / name, 7, evaluation(), VALUES, FOUND, CONFIG)
+        page.write(tmp_path / name, 7, evaluation(), VALUES, None, FOUND, CONFIG)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
@@ -237,10 +244,10 @@ def test_curve_against_sklearn(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, 60)
     scores = np.round(rng.normal(labels, 1.0), 1)  # with ties
-    line = curves.curve(labels, scores)
-    x, y = line.roc().T
+    line = curves.curve(metrics.rank_items(labels, scores, "items"))
+    x, y = line.roc.T
     assert np.trapezoid(y, x) == pytest.approx(sklearn.metrics.roc_auc_score(labels, scores))
-    x, y = line.precision_recall().T
+    x, y = line.precision_recall.T
     average = sklearn.metrics.average_precision_score(labels, scores)
     assert np.trapezoid(y, x) == pytest.approx(average)
 
@@ -249,14 +256,14 @@ def test_many_points_are_thinned_but_stay_true():
     rng = np.random.default_rng(0)
     labels = (np.arange(100_000) % 50 == 0).astype(int)
     scores = rng.normal(2.0 * labels, 1.0)
-    line = curves.curve(labels, scores)
-    assert len(line.recall) <= 2 * curves.POINTS
-    x, y = line.roc().T
+    line = curves.curve(metrics.rank_items(labels, scores, "items"))
+    assert len(line.roc) <= 4 * curves.POINTS + 2
+    x, y = line.roc.T
     assert np.trapezoid(y, x) == pytest.approx(
         sklearn.metrics.roc_auc_score(labels, scores), abs=1e-4
     )
     exact = sklearn.metrics.roc_curve(labels, scores, drop_intermediate=False)
-    assert set(zip(*line.roc().T, strict=True)) <= set(zip(*exact[:2], strict=True))
+    assert set(zip(*line.roc.T, strict=True)) <= set(zip(*exact[:2], strict=True))
 
 
 def test_nothing_known_but_the_scores(tmp_path):
@@ -278,7 +285,7 @@ def test_one_class_alone(tmp_path, label, sentence):
     found = dataclasses.replace(FOUND, image=0.3, source="quantile", quantile=0.995, pictures=20)
     read = written(tmp_path, tests, {}, found)
     words = " ".join(read.words)
-    assert sentence in words and "99.5 % quantile of the scores of 20 good pictures" in words
+    assert sentence in words and "99.5 % quantile of the scores of 20 good pictures." in words
     assert ("found, at threshold" in words) == bool(label)
     assert len(read.articles) == 6
 
