@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -33,6 +33,8 @@ COLOURS = "inferno"
 OUTLINE = "#2fe6e6"  # of the truth; far from every colour of inferno and from grey
 INK, FAINT, WRONG = "#1a1a1a", "#6b6b6b", "#b3261e"
 FONT = "DejaVu Sans"  # comes with matplotlib
+
+_Key = TypeVar("_Key")  # of a group of pictures; sortable
 
 # The grid's lengths, in inches.
 DPI = 120
@@ -88,9 +90,8 @@ def verdict(score: float, threshold: float) -> str:
 def choose_rows(evaluation: Evaluation, count: int) -> list[int]:
     """At most `count` pictures to show: good ones first, then each type of defect by name.
 
-    Every group gets the same number (one more for the first ones, fewer where it has no more),
-    taken at even distances in the set's order: never by score, so nothing is picked for looking
-    well, and two evaluations of one test set show the same pictures.
+    As `sample`, in the set's order: never by score, so nothing is picked for looking well, and two
+    evaluations of one test set show the same pictures.
 
     Raises:
       ValueError: a count below 1.
@@ -100,18 +101,26 @@ def choose_rows(evaluation: Evaluation, count: int) -> list[int]:
     groups: dict[tuple[int, str], list[int]] = {}
     for row, (label, defect) in enumerate(zip(evaluation.labels, evaluation.defects, strict=True)):
         groups.setdefault((int(label), defect if label else ""), []).append(row)
+    return [row for rows in sample(groups, count).values() for row in rows]
+
+
+def sample(groups: Mapping[_Key, Sequence[int]], count: int) -> dict[_Key, list[int]]:
+    """At most `count` rows out of all groups, in the order of their keys.
+
+    Every group gives the same number (one more for the first ones, fewer where it has no more),
+    taken at even distances.
+    """
     shares = dict.fromkeys(sorted(groups), 0)
-    left = min(count, len(evaluation.names))
+    left = min(count, sum(map(len, groups.values())))
     while left:
         for key in shares:
             if left and shares[key] < len(groups[key]):
                 shares[key] += 1
                 left -= 1
-    chosen = []
-    for key, share in shares.items():
-        members = groups[key]
-        chosen += [members[(2 * i + 1) * len(members) // (2 * share)] for i in range(share)]
-    return chosen
+    return {
+        key: [groups[key][(2 * i + 1) * len(groups[key]) // (2 * share)] for i in range(share)]
+        for key, share in shares.items()
+    }
 
 
 def write_grid(
@@ -148,11 +157,12 @@ def write_grid(
     for position, row in enumerate(rows):
         y = HEADER + position * (CELL + GAP)
         _draw_label(figure, y, evaluation, row, threshold)
-        cells = _cells(evaluation, row, scale)
+        truth, maps = evaluation.truth(row), evaluation.maps[row]
+        image, reconstruction = evaluation.images[row], evaluation.reconstructions[row]
+        cells = views(image, truth, reconstruction, maps, scale)
         for column, cell in enumerate(cells):
             axes = _axes(figure, LEFT + column * (CELL + GAP), y, CELL, CELL)
             _draw_cell(axes, cell)
-        truth = evaluation.truth(row)
         if truth is not None and truth.any():
             _outline(axes, truth)  # on the last column, the overlay
     buffer = io.BytesIO()
@@ -194,6 +204,18 @@ def outline(
     return np.asarray(image)
 
 
+def views(
+    image: UInt8[np.ndarray, "h w 3"],
+    truth: Bool[np.ndarray, "h w"] | None,
+    reconstruction: UInt8[np.ndarray, "h w 3"],
+    anomaly_map: Float[np.ndarray, "h w"],
+    scale: float,
+) -> list[UInt8[np.ndarray, "h w 3"] | Bool[np.ndarray, "h w"] | None]:
+    """The five pictures that COLUMNS names, the truth as it came."""
+    heat, laid = colours(anomaly_map, scale), overlay(image, anomaly_map, scale)
+    return [image, truth, reconstruction, heat, laid]
+
+
 def write_scores(path: str | os.PathLike, evaluation: Evaluation, threshold: float) -> None:
     """Write scores.csv (UTF-8): name, defect, label, score, verdict; a line a picture.
 
@@ -219,14 +241,14 @@ def write_metrics(path: str | os.PathLike, metrics: Mapping[str, Any]) -> None:
 def table(metrics: Mapping[str, float]) -> str:
     """The results of `metrics.evaluate` as a Markdown table that also reads well in a console.
 
-    A measure that is not there shows as '-', one that is not defined (NaN) as 'n/a'.
+    Numbers as `number` writes them.
     """
     heads = ["", "AUROC", "AP", "F1-max", "threshold", "AUPRO 0.30", "AUPRO 0.05"]
     body = []
     for level in ("image", "pixel"):
         keys = [f"{level}_{name}" for name in ("auroc", "ap", "f1_max", "f1_threshold")]
         keys += ["aupro_30", "aupro_05"] if level == "pixel" else ["", ""]
-        body.append([level, *(_number(metrics.get(key)) for key in keys)])
+        body.append([level, *(number(metrics.get(key)) for key in keys)])
     lines = [heads, *body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -234,6 +256,13 @@ def table(metrics: Mapping[str, float]) -> str:
         "| " + " | ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) + " |"
         for line in (heads, rule, *body)
     )
+
+
+def number(value: float | None) -> str:
+    """Four decimals; '-' for a measure that is not there, 'n/a' for one not defined (NaN)."""
+    if value is None:
+        return "-"
+    return "n/a" if math.isnan(value) else f"{value:.4f}"
 
 
 def training_panel(
@@ -260,31 +289,12 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return np.clip(values.astype(np.float32), 0.0, 1.0)
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "n/a" if math.isnan(value) else f"{value:.4f}"
-
-
 def _plain(value: Any) -> Any:
     """Only what JSON knows: NumPy numbers become Python's, non-finite ones None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cells(evaluation: Evaluation, row: int, scale: float) -> list[np.ndarray | None]:
-    """The five pictures of a row, u8 RGB, as COLUMNS names them; None: no mask."""
-    image, anomaly_map = evaluation.images[row], evaluation.maps[row]
-    truth = evaluation.truth(row)
-    return [
-        image,
-        None if truth is None else np.repeat(truth[..., None] * np.uint8(255), 3, axis=-1),
-        evaluation.reconstructions[row],
-        colours(anomaly_map, scale),
-        overlay(image, anomaly_map, scale),
-    ]
 
 
 def _axes(figure: Figure, x: float, y: float, width: float, height: float):
@@ -303,7 +313,7 @@ def _draw_cell(axes, cell: np.ndarray | None) -> None:
         axes.set_facecolor("#f0f0f0")
         axes.text(0.5, 0.5, "no mask", color=FAINT, ha="center", va="center", size=9, family=FONT)
     else:
-        axes.imshow(cell, interpolation="hanning", aspect="auto")
+        axes.imshow(cell, cmap="gray", vmin=0, vmax=1, interpolation="hanning", aspect="auto")
 
 
 def _outline(axes, truth: np.ndarray) -> None:
