@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
 from diffad_jax import evaluate, steps, tiling
 from diffad_jax.config import Config
 from diffad_jax.predictions import Prediction, find_boxes
 from diffad_jax.train_state import Variables, define
-from input_pipeline.pictures import decode_rgb, resize_picture
+from input_pipeline.pictures import decode_rgb, resize_picture, window
 
 Picture = np.ndarray | os.PathLike | str
 Item, Result, Made = TypeVar("Item"), TypeVar("Result"), TypeVar("Made")
@@ -125,13 +125,9 @@ class Predictor:
 
     def _prediction(self, job: "_Job") -> Prediction:
         """The result at the picture's own size."""
-        score, values = job.result()
+        score, anomaly_map, reconstruction = job.result()
         if not math.isfinite(score):
             raise FloatingPointError(f"the score of {job.item} is {score}: the model has diverged")
-        height, width = job.picture.shape[:2]
-        anomaly_map = resize_map(values[..., 0], height, width)
-        colours = np.round(values[..., 1:] * 255).astype(np.uint8)
-        reconstruction = np.asarray(Image.fromarray(colours).resize((width, height), _BILINEAR))
         return Prediction(
             score=score,
             defective=None if self.threshold is None else score >= self.threshold,
@@ -154,12 +150,12 @@ class _Job:
         size, overlap = config.model.image_size, config.predict.tile_overlap
         height, width = self.picture.shape[:2]
         self._grid = self._canvas = None
-        self._top = config.evaluate.top_pixels
+        self._top, self._fit = config.evaluate.top_pixels, config.data.fit
         if overlap and max(height, width) > size:
             self._grid = tiling.grid(height, width, size, overlap)
             self.missing = len(self._grid.corners)
         else:
-            self._resized = resize_picture(self.picture, size, config.data.resize)
+            self._resized = resize_picture(self.picture, size, config.data.resize, self._fit)
             self.missing = 1
 
     def tile(self, number: int) -> UInt8[np.ndarray, "s s 3"]:
@@ -175,18 +171,22 @@ class _Job:
         self._canvas = self._canvas or tiling.Canvas(self._grid, 4)
         self._canvas.add(number, values)
 
-    def result(self) -> tuple[float, Float32[np.ndarray, "h w 4"]]:
-        """Score, and map and reconstruction: at the model's size, or blended, at the picture's.
+    def result(self) -> tuple[float, Float32[np.ndarray, "h w"], UInt8[np.ndarray, "h w 3"]]:
+        """Score, map and reconstruction, the latter two at the picture's own size.
 
         The score of a blended map is the mean of its `evaluate.top_pixels` largest values, as that
         of a model-sized one: a tile is not resized, so a defect has as many pixels in either.
         """
+        values = self._values if self._grid is None else self._canvas.mean
+        anomaly_map, colours = values[..., 0], np.round(values[..., 1:] * 255).astype(np.uint8)
         if self._grid is None:
-            return self._score, self._values
-        values = self._canvas.mean
-        flat = values[..., 0].ravel()
+            nothing = np.zeros(self.picture.shape[:2], np.float32)
+            anomaly_map = put_back(anomaly_map, nothing, self._fit)
+            return self._score, anomaly_map, put_back(colours, self.picture, self._fit)
+        flat = anomaly_map.ravel()
         top = min(self._top, flat.size)
-        return float(np.mean(np.partition(flat, flat.size - top)[flat.size - top :])), values
+        score = float(np.mean(np.partition(flat, flat.size - top)[flat.size - top :]))
+        return score, np.ascontiguousarray(anomaly_map), colours
 
 
 def read_picture(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
@@ -209,18 +209,32 @@ def read_picture(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
     return array
 
 
-_BILINEAR = Image.Resampling.BILINEAR
+def put_back(
+    values: Shaped[np.ndarray, "s s *c"], picture: Shaped[np.ndarray, "h w *c"], fit: str
+) -> Shaped[np.ndarray, "h w *c"]:
+    """What the model says about its square, where that lies in a picture: `resize_picture` undone.
 
+    Bilinear, antialiased where it shrinks. What the square does not show (`fit` 'crop') stays.
 
-def resize_map(values: Float32[np.ndarray, "s t"], height: int, width: int):
-    """A map at another size, float32[height, width]: bilinear, antialiased where it shrinks.
-
-    Each value lies between the smallest and the largest of those it comes from.
+    Args:
+      values: float32, or 8-bit RGB.
+      picture: of the same type; it is not changed.
+      fit: how the square came from the picture, as `data.fit`.
     """
-    if values.shape == (height, width):
+    (height, width), size = picture.shape[:2], values.shape[0]
+    if picture.shape == values.shape:
         return values
-    image = Image.fromarray(np.ascontiguousarray(values)).resize((width, height), _BILINEAR)
-    return np.clip(np.asarray(image), values.min(), values.max())
+    top, left, rows, columns = window(height, width, fit)
+    y0, y1 = max(0, top), min(height, top + rows)
+    x0, x1 = max(0, left), min(width, left + columns)
+    shown = (x0 - left) / columns, (y0 - top) / rows, (x1 - left) / columns, (y1 - top) / rows
+    image = Image.fromarray(np.ascontiguousarray(values)).resize(
+        (x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=[size * side for side in shown]
+    )
+    result = picture.copy()
+    # Rounding must not make a value larger than all it comes from.
+    result[y0:y1, x0:x1] = np.clip(np.asarray(image), values.min(), values.max())
+    return result
 
 
 def ahead(function: Callable[[Item], Made], items: Iterable[Item], count: int) -> Iterator[Made]:

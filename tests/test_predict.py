@@ -6,10 +6,8 @@ import dataclasses
 import functools
 import itertools
 import json
-import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,34 +24,19 @@ from diffad_jax import (
     workdir,
 )
 from diffad_jax import threshold as thresholds
-from tests import folders, helpers
+from input_pipeline import pictures
+from tests import folders, helpers, odd_pictures, toy_model
 
 SIZE = 32  # px, of the model
-
-
-def toy_init(config, optimizer, key):
-    variables = train_state.Variables(
-        {name: {"w": jnp.full((), 9.0)} for name in ("unet", "segmentation")}, {}
-    )
-    return train_state.start(variables, optimizer)
-
-
-def toy_evaluate(variables, image, draws, networks, config):
-    """Everything depends on the picture and on both noises, and each pixel on its own."""
-    seen = image + 0.05 * draws.noise_less_noisy - 0.03 * draws.noise_noisier
-    w = variables.params["unet"]["w"]
-    anomaly_map = jax.nn.sigmoid(w * (seen[..., :1] - seen[..., 1:2] - 0.3))
-    score = steps.image_score(anomaly_map, config)
-    return steps.Judgement(score, anomaly_map, jnp.clip(seen, 0.0, 1.0))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def toy():
     """A model that compiles at once; test_main predicts with the real one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_state, "init", toy_init)
-        patch.setattr(evaluate, "init", toy_init)
-        patch.setattr(steps, "evaluate", toy_evaluate)
+        patch.setattr(train_state, "init", toy_model.toy_init)
+        patch.setattr(evaluate, "init", toy_model.toy_init)
+        patch.setattr(steps, "evaluate", toy_model.toy_evaluate)
         define = functools.cache(train_state.define)
         patch.setattr(evaluate, "define", define)
         patch.setattr(predictor, "define", define)
@@ -165,27 +148,17 @@ def test_a_score_depends_on_the_picture_alone(run, model):
     assert np.ptp(alone) > 1e-4
 
 
-def bilinear(values, height, width):
-    """Half-pixel centres, the border continued, written out pixel by pixel."""
-    result = np.zeros((height, width))
-    h, w = values.shape
-    for i, j in np.ndindex(height, width):
-        y, x = (i + 0.5) * h / height - 0.5, (j + 0.5) * w / width - 0.5
-        top, left = int(np.floor(y)), int(np.floor(x))
-        for u, v in itertools.product((0, 1), (0, 1)):
-            weight = abs(1 - u - (y - top)) * abs(1 - v - (x - left))
-            row, column = np.clip(top + u, 0, h - 1), np.clip(left + v, 0, w - 1)
-            result[i, j] += weight * values[row, column]
-    return result
-
-
-def test_a_map_at_the_pictures_own_size():
-    values = np.random.default_rng(3).random((16, 16), np.float32)
-    for size in ((37, 53), (16, 16), (16, 90)):
-        own = predictor.resize_map(values, *size)
-        np.testing.assert_allclose(own, bilinear(values, *size), atol=2e-6)
-    # Where it shrinks nothing is skipped: one pixel holds the mean.
-    assert predictor.resize_map(values, 1, 1)[0, 0] == pytest.approx(values.mean(), abs=0.02)
+def test_cropped_and_padded_pictures_are_judged_as_in_training(model):
+    picture = np.random.default_rng(7).integers(0, 256, (40, 70, 3), np.uint8)
+    cropped, padded = (changed(model, data__fit=fit) for fit in ("crop", "pad"))
+    middle = model(picture[:, 15:55])
+    assert cropped(picture).score == pytest.approx(middle.score, abs=1e-6)
+    np.testing.assert_allclose(cropped(picture).anomaly_map[:, 15:55], middle.anomaly_map)
+    assert not cropped(picture).anomaly_map[:, :15].any()
+    np.testing.assert_array_equal(cropped(picture).reconstruction[:, 55:], picture[:, 55:])
+    square = pictures.resize_picture(picture, SIZE, model.config.data.resize, "pad")
+    assert padded(picture).score == pytest.approx(model(square).score, abs=1e-6)
+    assert padded(picture).anomaly_map.shape == (40, 70)
 
 
 def test_the_three_lines(run, model):
@@ -224,63 +197,6 @@ def test_what_is_no_picture_is_a_clear_error(model, picture, message):
         model(picture)
 
 
-def test_regions_as_a_flood_fill_finds_them():
-    rng = np.random.default_rng(1)
-    values = rng.random((23, 31)).astype(np.float32)
-    left, expected = set(zip(*np.nonzero(values >= np.float32(0.75)), strict=True)), []
-    while left:
-        region, edge = set(), [left.pop()]
-        while edge:
-            y, x = edge.pop()
-            region.add((y, x))
-            around = {(y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} & left
-            left -= around
-            edge += around
-        ys, xs = ([int(v) for v in axis] for axis in zip(*region, strict=True))
-        peak = max(float(values[place]) for place in region)
-        size = (max(xs) - min(xs) + 1, max(ys) - min(ys) + 1)
-        expected.append(predictions.Box(min(xs), min(ys), *size, len(region), peak))
-    found = predictions.find_boxes(values, 0.75)
-    assert len(found) > 5
-    assert list(found) == sorted(expected, key=lambda box: -box.peak)
-    assert predictions.find_boxes(values, 2.0) == predictions.find_boxes(values, None) == ()
-
-
-def test_the_mean_over_draws(run, model):
-    """Against each draw computed on its own, its key made here."""
-    config, _, category = run
-    config = changed(model, evaluate__draws=3).config
-    network, key = train_state.define(config.model), jax.random.key(config.seed)
-    paths = sorted((category / "test").rglob("*.png"))[:2]
-    images = np.stack([Image.open(p).resize((SIZE, SIZE)) for p in paths])
-    image = jnp.asarray(images.astype(np.float32) / 255)
-    index = jnp.asarray(evaluate.noise_index(images))
-    keys = [jax.random.fold_in(key, 2)]
-    keys += [jax.random.fold_in(jax.random.fold_in(key, 3), j) for j in (1, 2)]
-    judge = jax.jit(
-        lambda key: steps.evaluate(
-            model._variables,
-            image,
-            steps.draw_evaluation(key, index, image, config),
-            network,
-            config,
-        )
-    )
-    each = [judge(key).anomaly_map[..., 0] for key in keys]
-    assert np.abs(each[0] - each[1]).max() > 1e-3 and np.abs(each[1] - each[2]).max() > 1e-3
-    mean = np.mean(each, axis=0)
-    top = np.sort(mean.reshape(2, -1), axis=1)[:, -config.evaluate.top_pixels :]
-    averaged = jax.jit(
-        lambda image: steps.evaluate_step(model._variables, image, index, key, network, config)
-    )(image)
-    np.testing.assert_allclose(averaged.anomaly_map[..., 0], mean, atol=1e-6)
-    np.testing.assert_allclose(averaged.score, top.mean(1), atol=1e-6)
-    once = jax.jit(
-        lambda: steps.evaluate_step(model._variables, image, index, key, network, model.config)
-    )()
-    np.testing.assert_allclose(once.anomaly_map[..., 0], each[0], atol=1e-6)
-
-
 def test_tiles_of_a_large_picture(model):
     """Against every tile judged as a picture of its own and a weighted mean in float64."""
     tiled = changed(model, predict__tile_overlap=0.25)
@@ -312,45 +228,9 @@ def test_endless_pictures_need_bounded_memory(model):
     assert next(asked) <= 50 + 3 * 8 + 3  # a batch is 8, on eight devices
 
 
-def write_all(folder: pathlib.Path) -> dict[str, tuple[int, int] | None]:
-    """Pictures as people have them: {name: (width, height), or None where it cannot be read}."""
-    rng = np.random.default_rng(4)
-    rgb = rng.integers(0, 256, (33, 50, 3), np.uint8)
-    sizes = {}
-
-    def save(name, array, size=(50, 33), **options):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(array).save(path, **options)
-        sizes[name] = size
-
-    save("grey.png", rgb[..., 0])
-    save("deep.png", rgb[..., 0].astype(np.uint16) * 257)
-    save("with alpha.png", np.dstack([rgb, rgb[..., :1]]))
-    save("same.png", rgb)
-    save("same.jpg", rgb)
-    save("sub/same.png", rgb)
-    save("sub/same.PNG", rgb)
-    save("<script>.png", rgb)
-    save("Prüfstück 零件\n2.png", rgb)
-    save("pixel.png", rgb[:1, :1], (1, 1))
-    save("strip.bmp", np.tile(rgb[:3], (1, 40, 1)), (2000, 3))
-    save("a" * 230 + ".png", rgb)
-    turned = Image.Exif()
-    turned[0x0112] = 6  # to be turned by 90 degrees
-    save("turned.jpg", rgb, (33, 50), exif=turned)
-    whole = (folder / "same.png").read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "text.png").write_text("not a picture")
-    (folder / "empty.tif").write_bytes(b"")
-    (folder / ".hidden.png").write_bytes(whole)
-    (folder / "notes.txt").write_text("no picture, and not called one")
-    return sizes | dict.fromkeys(("cut.png", "text.png", "empty.tif"))
-
-
 def test_whatever_people_have_in_a_folder(run, model, shared, tmp_path):
     _, folder, _ = run
-    sizes = write_all(tmp_path / "in")
+    sizes = odd_pictures.write_all(tmp_path / "in")
     output = tmp_path / "in/results"  # inside of the input
     for _ in range(2):  # what the first run wrote is no input of the second
         assert predict.run(folder, tmp_path / "in", output) == 3
