@@ -142,6 +142,8 @@ class EvaluateConfig:
     weights: Literal["ema", "raw"]
     checkpoint: Literal["last", "best"]
     grid_rows: int
+    threshold_quantile: float
+    exact_pictures: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,3 +378,7 @@ def _check_train(config: Config) -> None:
         f"evaluate.top_pixels={evaluate.top_pixels} is not in 1..{pixels} (pixels of a map)",
     )
     _require(evaluate.grid_rows > 0, f"evaluate.grid_rows={evaluate.grid_rows} is not positive")
+    quantile = evaluate.threshold_quantile
+    _require(0.0 < quantile < 1.0, f"evaluate.threshold_quantile={quantile} is not in (0, 1)")
+    exact = evaluate.exact_pictures
+    _require(exact >= 0, f"evaluate.exact_pictures={exact} is negative")
