@@ -57,6 +57,7 @@ def main(mode, output, *rest):
     options = dict(o.removeprefix("--").split("=") for o in rest if o.startswith("--"))
     place = options.pop("cluster", None)
     where, count, index = place.split(",") if place else (None, 1, None)
+    cluster.HEARTBEAT_SECONDS = 10  # the test should not take longer than it must
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8 // int(count))
     with cluster.joined(where, int(count), int(index) if index else None):

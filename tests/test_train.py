@@ -105,6 +105,13 @@ def outcome(workdir):
     return lines(workdir), {str(f.relative_to(workdir)): f.read_bytes() for f in files}, latest
 
 
+def restored(workdir):
+    """The newest checkpoint's numbers."""
+    with checkpoint.Checkpoints(workdir, writer=False) as checkpoints:
+        target = evaluate.restore_target(helpers.parsed(), sharding.data_mesh())
+        return jax.tree.leaves(jax.device_get(checkpoints.restore(target)))
+
+
 def scalars_and_pictures(workdir):
     """Tags in the TensorBoard files: {tag: [steps]} of scalars and of pictures."""
     found = {}
