@@ -54,9 +54,10 @@ def train(devices, config, dtype, count):
         in_shardings=(everywhere, sharding.split(mesh), everywhere),
         out_shardings=everywhere,
     )
-    state, key = jax.device_put((state, jax.random.key(3)), everywhere)
+    state = jax.device_put(state, everywhere)
+    key = jax.jit(lambda: jax.random.key(3), out_shardings=everywhere)()
     for i in range(count):
-        batch = sharding.to_devices(random_batch(i, dtype), mesh)
+        batch = {k: sharding.share(v, mesh) for k, v in random_batch(i, dtype).items()}
         assert len(batch["image"].sharding.device_set) == len(devices)
         state, metrics = step(state, batch, key)
         states.append(jax.device_get(state))
