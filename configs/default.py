@@ -105,6 +105,12 @@ def get_config() -> ml_collections.ConfigDict:
                 "draws": 1,  # of the noise; the map is their mean, and its cost grows with them
                 "checkpoint": "last",  # or best: see train.keep_best
                 "grid_rows": 12,  # pictures in the grid
+                # Without defective test pictures: share of good pictures that the threshold lets
+                # pass. n held-out pictures can tell no share above 1 - 1/n.
+                "threshold_quantile": 0.995,
+                # Up to so many pictures pixel measures are exact and maps stay in memory; of more,
+                # they are within 5e-4, and maps lie in temporary files.
+                "exact_pictures": 1000,
             },
             "predict": {
                 # For pictures larger than image_size: the least share of a tile's width that

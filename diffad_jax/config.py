@@ -143,6 +143,8 @@ class EvaluateConfig:
     draws: int
     checkpoint: Literal["last", "best"]
     grid_rows: int
+    threshold_quantile: float
+    exact_pictures: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,3 +391,7 @@ def _check_train(config: Config) -> None:
     overlap = config.predict.tile_overlap
     _require(0.0 <= overlap <= 0.9, f"predict.tile_overlap={overlap} is not in [0, 0.9]")
     _require(evaluate.grid_rows > 0, f"evaluate.grid_rows={evaluate.grid_rows} is not positive")
+    quantile = evaluate.threshold_quantile
+    _require(0.0 < quantile < 1.0, f"evaluate.threshold_quantile={quantile} is not in (0, 1)")
+    exact = evaluate.exact_pictures
+    _require(exact >= 0, f"evaluate.exact_pictures={exact} is negative")
