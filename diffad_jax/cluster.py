@@ -98,7 +98,8 @@ def watched() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+        own = any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
+        if own or jax.process_count() == 1:
             raise
         _end(error)
 
@@ -159,7 +160,7 @@ def cache_compilations(workdir: epath.PathLike) -> None:
 
 def _end(error: BaseException) -> None:
     """Say why and end at once: an ordinary exit would wait for the others, who wait for this."""
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if isinstance(error, jax.errors.JaxRuntimeError) and "INVALID_ARGUMENT" not in str(error):
         reason = " ".join(str(error).split())[:300]
         print(
             f"another process has ended or cannot be reached: {RESTART} ({reason})", file=sys.stderr

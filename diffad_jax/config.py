@@ -97,17 +97,19 @@ class DataConfig:
 
     root: str
     category: str
-    layout: Literal["mvtec"]
+    layout: Literal["auto", "folder", "mvtec", "visa", "visa_csv", "dagm", "dagm_raw", "prepared"]
     kind: Literal["auto", "object", "texture"]
     textures: str
     cache_dir: str
     resize: Literal["bilinear", "antialias"]
+    fit: Literal["stretch", "crop", "pad"]
     foreground: Literal["auto", "object", "random", "full"]
     missing_masks: Literal["error", "ignore"]
     normal_share: float
     blend_min: float
     blend_max: float
     holdout: float
+    memory_gib: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +142,8 @@ class EvaluateConfig:
     weights: Literal["ema", "raw"]
     checkpoint: Literal["last", "best"]
     grid_rows: int
+    threshold_quantile: float
+    exact_pictures: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,6 +338,7 @@ def _check_data(config: Config) -> None:
         data.holdout == -1.0 or 0.0 <= data.holdout < 1.0,
         f"data.holdout={data.holdout} is neither -1 nor in [0, 1)",
     )
+    _require(data.memory_gib >= 0.0, f"data.memory_gib={data.memory_gib} is negative")
 
 
 def _check_train(config: Config) -> None:
@@ -373,3 +378,7 @@ def _check_train(config: Config) -> None:
         f"evaluate.top_pixels={evaluate.top_pixels} is not in 1..{pixels} (pixels of a map)",
     )
     _require(evaluate.grid_rows > 0, f"evaluate.grid_rows={evaluate.grid_rows} is not positive")
+    quantile = evaluate.threshold_quantile
+    _require(0.0 < quantile < 1.0, f"evaluate.threshold_quantile={quantile} is not in (0, 1)")
+    exact = evaluate.exact_pictures
+    _require(exact >= 0, f"evaluate.exact_pictures={exact} is negative")

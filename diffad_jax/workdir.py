@@ -49,14 +49,14 @@ FIXED_IN_EVALUATION = ("model.", "diffusion.")
 
 
 class Hold:
-    """Keeps a run's folder for this process: the configuration's (see `claim`), and nobody else's.
+    """Keeps a folder for this process, and for the configuration that is given (see `claim`).
 
     A context manager. On a file system, the kernel holds the lock, and lets go of it when the
     process ends in whatever way. On an object store nothing can: there the newcomer takes over, and
     the other one stops at its next checkpoint (`check`).
     """
 
-    def __init__(self, workdir: epath.PathLike, config: Config):
+    def __init__(self, workdir: epath.PathLike, config: Config | None = None):
         self._workdir, self._config = epath.Path(workdir), config
         self._path = self._workdir / ".lock"
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
@@ -64,7 +64,8 @@ class Hold:
         self._remote = False
 
     def __enter__(self) -> "Hold":
-        claim(self._workdir, self._config)
+        if self._config is not None:
+            claim(self._workdir, self._config)
         if "://" in os.fspath(self._workdir):
             self._remote = True
             write(self._path, json.dumps(self._me))
