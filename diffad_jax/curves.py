@@ -63,22 +63,18 @@ def _pairs(left: Sequence[np.ndarray], right: Sequence[np.ndarray], at: np.ndarr
     return np.stack(points, axis=1).reshape(-1, 2)
 
 
-def roc_chart(
-    lines: Mapping[str, Curve], mark: tuple[float, float] | None, name: str = "ROC curve"
-) -> Html:
+def roc_chart(lines: Mapping[str, Curve], mark: tuple[float, float] | None) -> Html:
     """False alarms against recall; one line a name, and a ring where the threshold in use lies."""
-    points = {label: line.roc for label, line in lines.items()}
-    words = "Share of the defective found against the share of the good called defective."
-    return _line_chart(name, words, ("good called defective", "defective found"), points, mark)
+    points = {name: line.roc for name, line in lines.items()}
+    axes = ("false alarms: good called defective", "recall: defective found")
+    return _line_chart("ROC curve", axes, points, mark)
 
 
-def precision_recall_chart(
-    lines: Mapping[str, Curve], mark: tuple[float, float] | None, name: str = "Precision and recall"
-) -> Html:
+def precision_recall_chart(lines: Mapping[str, Curve], mark: tuple[float, float] | None) -> Html:
     """Recall against precision, as `roc_chart`."""
-    points = {label: line.precision_recall for label, line in lines.items()}
-    words = "Share of the truly defective among those called so against the share found."
-    return _line_chart(name, words, ("defective found", "rightly called so"), points, mark)
+    points = {name: line.precision_recall for name, line in lines.items()}
+    axes = ("recall: defective found", "precision: rightly called so")
+    return _line_chart("Precision and recall", axes, points, mark)
 
 
 def histogram_chart(
@@ -165,7 +161,6 @@ def _y_axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
 
 def _line_chart(
     name: str,
-    words: str,
     axes: tuple[str, str],
     lines: Mapping[str, np.ndarray],
     mark: tuple[float, float] | None,
@@ -191,7 +186,7 @@ def _line_chart(
             f'<circle class="mark" cx="{WIDTH / 2 + 15}" cy="{y}" r="5"/>'
             f'<text x="{WIDTH / 2 + 36}" y="{y + 4}">pictures, threshold in use</text>'
         )
-    return _svg(name, words, parts)
+    return _svg(name, f"{axes[1]}, against {axes[0]}.", parts)
 
 
 def _bars(counts: np.ndarray, kind: str, style: str, above: float, room: float) -> str:

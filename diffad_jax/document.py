@@ -166,7 +166,8 @@ summary { cursor: pointer; font-weight: 600; }
     contain-intrinsic-size: auto 340px; } }
 @page { margin: 14mm 12mm; }
 @media print {
-  body { padding: 0; max-width: none; font-size: 9.5pt; }
+  :root { font-size: 9.5pt; }
+  body { padding: 0; max-width: none; }
   nav { display: none; }
   h1, h2, h3, h3 + p { break-after: avoid; }
   tr, .charts figure, .picture, .legend { break-inside: avoid; }

@@ -81,7 +81,7 @@ def pictures(evaluation: report.Evaluation, row: int, scale: float, threshold: f
     )
     called = report.verdict(score, threshold)
     lines = [
-        element("h4", name),
+        element("h4", _breakable(name)),
         element("p", evaluation.defects[row]),
         element("p", f"score {score:.4f}"),
     ]
@@ -116,6 +116,11 @@ def legend(scale: float, pixel_threshold: float) -> Html:
     )
     key = Html('<span><span class="key"></span>outline of the true defect</span>')
     return element("div", join([bar, key]), "legend")
+
+
+def _breakable(name: str) -> Html:
+    """A file name that a line may break in at its parts."""
+    return Html(text(name).replace("/", "/<wbr>").replace("_", "_<wbr>"))
 
 
 def _mark(share: float, label: str, y: int) -> str:

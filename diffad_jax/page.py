@@ -146,7 +146,7 @@ def _origin(case: _Case) -> str:
         share = "" if threshold.quantile is None else f"{100 * threshold.quantile:g} % "
         count = _count(threshold.pictures, "good picture")
         words = f"The threshold is the {share}quantile of the scores of {count}."
-    if not math.isnan(threshold.false_alarm_rate):
+    if not math.isnan(threshold.false_alarm_rate) and not case.rows(0).size:
         rate = 100 * threshold.false_alarm_rate
         words += f" It calls {rate:.1f} % of good pictures defective."
     if threshold.step != case.step:
