@@ -337,8 +337,9 @@ def test_unusable_runs(run, tmp_path):
     with pytest.raises(ValueError, match=r"missing config key evaluate\.draws; give --config"):
         predict.load(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file cannot be the output folder"):
-        predict.run(folder, category, tmp_path / "file")
+    for output in (tmp_path / "file", "gs://bucket/out"):
+        with pytest.raises(ValueError, match="(file|out) cannot be the output folder"):
+            predict.run(folder, category, output)
 
 
 def test_a_diverged_model_is_not_called_good(model):
