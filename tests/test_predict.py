@@ -338,7 +338,7 @@ def test_unusable_runs(run, tmp_path):
         predict.load(tmp_path)
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", "gs://bucket/out"):
-        with pytest.raises(ValueError, match="(file|out) cannot be the output folder"):
+        with pytest.raises(ValueError, match=r"(file|out) cannot be the output folder"):
             predict.run(folder, category, output)
 
 
