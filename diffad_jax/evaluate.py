@@ -73,6 +73,9 @@ def category(
     Returns:
       What metrics.json holds: the results of `metrics.of_images` and `of_pixels`, and threshold_*.
     """
+    if shown(pictures) is pictures.held_out:
+        count = len(pictures.held_out.images)
+        logger.info("no test pictures: judging the %d good ones held out of training", count)
     judged = judge(step_fn, variables, key, shown(pictures), config, mesh)
     values = measure(judged, config)
     held_out = judged if shown(pictures) is pictures.held_out else None
