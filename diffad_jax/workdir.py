@@ -8,7 +8,7 @@ WORKDIR/checkpoints_damaged/STEP/       checkpoints that could not be read
 WORKDIR/metrics.jsonl                   a line for every log_every steps, and one per evaluation
 WORKDIR/tensorboard/                    the same, and pictures
 WORKDIR/profile/                        a profiler trace (train.profile_steps)
-WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png
+WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png, report.html
 """
 
 import contextlib
