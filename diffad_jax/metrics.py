@@ -65,7 +65,7 @@ def auroc(
     Raises:
       ValueError: NaN scores, labels other than 0 and 1, or lengths that differ.
     """
-    return _auroc(_rank_items(labels, scores, "items"))
+    return _auroc(rank_items(labels, scores, "items"))
 
 
 def average_precision(
@@ -75,7 +75,7 @@ def average_precision(
 
     Arguments, range and errors as `auroc`.
     """
-    return _average_precision(_rank_items(labels, scores, "items"))
+    return _average_precision(rank_items(labels, scores, "items"))
 
 
 def f1_max(
@@ -87,7 +87,7 @@ def f1_max(
     that a score that differs in its last digits stays on its side. (Of several best ones it is the
     highest.) Arguments and errors as `auroc`; both results are NaN where a class is empty.
     """
-    return _f1_max(_rank_items(labels, scores, "items"))
+    return _f1_max(rank_items(labels, scores, "items"))
 
 
 def aupro(
@@ -139,7 +139,7 @@ def of_images(
     _low and _high are the ends of the 95 % interval of `bootstrap`. All are NaN where a class is
     empty. Arguments and errors as `auroc`.
     """
-    return _summary("image", _rank_items(labels, scores, "pictures")) | {
+    return _summary("image", rank_items(labels, scores, "pictures")) | {
         f"image_{name}_{end}": value
         for name, interval in bootstrap(labels, scores).items()
         for end, value in zip(("low", "high"), interval, strict=True)
@@ -318,8 +318,12 @@ def split_pixels(
     return defective, good, 1.0 / np.bincount(region)[region]
 
 
-def _rank_items(labels: np.ndarray, scores: np.ndarray, what: str) -> Ranking:
-    """The ranking of items of equal weight."""
+def rank_items(
+    labels: Bool[np.ndarray, " n"] | Int[np.ndarray, " n"],
+    scores: Float[np.ndarray, " n"],
+    what: str,
+) -> Ranking:
+    """The ranking of items of equal weight; `what` they are, for messages. Errors as `auroc`."""
     defective, good = _classes(labels, scores, what)
     return _rank(defective, good, np.ones(defective.size), what)
 
