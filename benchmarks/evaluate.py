@@ -55,9 +55,11 @@ def main(_) -> None:
         for _ in range(_STEPS.value)
     )
     judged, judge_s = timed(lambda: evaluate.judge(step, variables, key, pictures, config, mesh))
-    values, measure_s = timed(lambda: evaluate.measure(judged, config))
+    pixels, rank_s = timed(lambda: evaluate.rank_pixels(judged, config))
+    values, measure_s = timed(lambda: evaluate.measure(judged, pixels))
+    measure_s += rank_s
     with tempfile.TemporaryDirectory() as folder:
-        _, write_s = timed(lambda: evaluate.write(folder, 0, judged, values, None, config))
+        _, write_s = timed(lambda: evaluate.write(folder, 0, judged, values, pixels, None, config))
     total, batches = judge_s + measure_s + write_s, -(-len(judged.names) // len(batch))
     result = {
         "device": f"{mesh.size} x {jax.devices()[0].device_kind}",

@@ -32,7 +32,6 @@ MEASURES = (
     ("aupro_30", "AUPRO 0.30"),
     ("aupro_05", "AUPRO 0.05"),
 )
-LARGE = 1000  # pictures in a set; the pixels of a type's pictures are then too many to sort here
 MEANING = (
     "1 is perfect. AUROC: the chance that a defective picture (pixel) scores above a good one. "
     "AP: average precision, the area under the precision-recall curve. F1-max: the best balance "
@@ -60,6 +59,11 @@ class _Case:
     @property
     def title(self) -> str:
         return f"{self.config.data.category}, step {self.step}"
+
+    @property
+    def large(self) -> bool:
+        """Whether the maps may be too many to hold them in memory."""
+        return len(self.evaluation.names) > self.config.evaluate.exact_pictures
 
     def rows(self, label: int) -> np.ndarray:
         """The defective (1) or the good (0) pictures."""
@@ -204,10 +208,9 @@ def _types(case: _Case) -> Iterator[Html]:
     yield table("By type of defect", heads, lines)
     words = "Image AUROC: this type against all good pictures. Pixel AP and AUPRO: within the "
     words += "pictures of this type"
-    large = len(evaluation.names) > LARGE
-    yield _note(
-        words + (f"; not measured in sets of more than {LARGE} pictures." if large else ".")
-    )
+    if case.large:
+        words += "; not measured in a set of more than evaluate.exact_pictures"
+    yield _note(f"{words}.")
 
 
 def _type_line(case: _Case, name: str, rows: np.ndarray, good: np.ndarray | None) -> list[object]:
@@ -232,7 +235,7 @@ def _type_line(case: _Case, name: str, rows: np.ndarray, good: np.ndarray | None
 def _truths(case: _Case, rows: np.ndarray) -> np.ndarray | None:
     """The masks of some pictures, bool[n, s, s]; None where one is missing, or in a large set."""
     truths = [case.evaluation.truth(row) for row in rows.tolist()]
-    if any(truth is None for truth in truths) or len(case.evaluation.names) > LARGE:
+    if any(truth is None for truth in truths) or case.large:
         return None
     return np.stack(truths)
 
