@@ -146,7 +146,7 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
             return {name: whole[name] for name in features}
 
         # Pillow and TensorFlow release the interpreter lock, so threads decode in parallel.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
             for start in range(0, len(records), _CHUNK):
                 chunk = records[start : start + _CHUNK]
                 yield from enumerate(pool.map(example, chunk), start)
@@ -192,8 +192,7 @@ def prepare(config: PicturesConfig, cache_dir: str) -> tfds.core.DatasetBuilder:
       ValueError: as `load_record`; the cache cannot be written.
     """
     cache_dir = os.path.expanduser(cache_dir)
-    with _quiet():
-        builder = AnomalyPictures(config=config, data_dir=cache_dir)
+    builder = _builder(config, cache_dir)
     if builder.data_path.exists():
         return _readable(builder)
     logger.info("preparing %d pictures of %s (once)", len(config.records), config.folder)
@@ -201,14 +200,25 @@ def prepare(config: PicturesConfig, cache_dir: str) -> tfds.core.DatasetBuilder:
     try:
         with _quiet():
             builder.download_and_prepare(download_config=options, file_format="array_record")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the writer of the shards raises RuntimeError
         # Another process that prepares the same pictures may have been first to rename.
-        with _quiet():
-            builder = AnomalyPictures(config=config, data_dir=cache_dir)
+        builder = _builder(config, cache_dir)
         if not builder.data_path.exists():
-            reason = error.strerror or " ".join(str(error).split())
-            raise ValueError(f"cannot keep prepared pictures in {cache_dir}: {reason}") from error
+            raise _unwritable(cache_dir, error) from error
     return builder
+
+
+def _builder(config: PicturesConfig, cache_dir: str) -> AnomalyPictures:
+    try:
+        with _quiet():
+            return AnomalyPictures(config=config, data_dir=cache_dir)
+    except OSError as error:
+        raise _unwritable(cache_dir, error) from error
+
+
+def _unwritable(cache_dir: str, error: Exception) -> ValueError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split(";")[0].split())
+    return ValueError(f"cannot keep prepared pictures in data.cache_dir={cache_dir}: {reason}")
 
 
 def find(

@@ -103,7 +103,10 @@ def load_textures(
       ValueError: no such folder; no pictures; a file that is not a whole picture.
     """
     if not data.textures:
-        logger.warning("data.textures is empty: anomalies come from the picture's own pieces")
+        logger.warning(
+            "data.textures is empty: anomalies are made of the picture's own pieces (self-"
+            "augmentation) and of procedural textures"
+        )
         return None
     builder = textures_builder(data, image_size)
     rows = np.arange(len(records(builder, "train")))
