@@ -52,7 +52,7 @@ def load(root, size=SIZE, **changes):
 
 
 def prepared(root):
-    return sorted(p.name for p in (root.parent / "cache" / "anomaly_pictures").iterdir())
+    return sorted(p.name for p in (root.parent / "cache/anomaly_pictures").glob("nut-*"))
 
 
 def test_loads_exactly_what_lies_on_disk(root, capsys):
@@ -151,7 +151,7 @@ def test_no_good_pictures(root, exists):
         (root / "nut/train/good").mkdir()
     with pytest.raises(ValueError, match="no good pictures") as error:
         load(root)
-    assert "nut/train/good" in one_line(error)
+    assert f"in {root}/nut: looked into train/good, " in one_line(error)
 
 
 def test_missing_mask(root):
