@@ -226,7 +226,7 @@ def _last_evaluation(workdir: epath.Path) -> dict[str, Any]:
 
 def _job(name: str, workdir: epath.PathLike) -> Job:
     folder = epath.Path(workdir) / name
-    if "://" in os.fspath(workdir):  # a process cannot write its messages there
+    if workdirs.is_remote(workdir):  # a process cannot write its messages there
         return Job(name, folder, pathlib.Path(tempfile.gettempdir()) / f"diffad_jax_{name}.txt")
     return Job(name, folder, pathlib.Path(os.path.abspath(folder)) / "log.txt")
 
