@@ -63,7 +63,8 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     Of several processes all call this, with a folder that all of them see.
 
     Returns the final evaluation's metrics; None where the process was told to stop (its state is
-    saved, the same command continues) or the category has no test pictures.
+    saved, the same command continues) or there is nothing to evaluate: no test pictures and no
+    held-out ones.
 
     Raises:
       ValueError: unusable pictures, a workdir of another configuration or in use by another
@@ -161,16 +162,16 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
 
 
 def evaluation(run: Run, state: TrainState, step: int) -> dict[str, float] | None:
-    """The test split's metrics where they are due after `step`."""
+    """Metrics and threshold where they are due after `step`; see `evaluate.category`."""
     due_now = step >= run.total_steps or due(step, run.config.train.evaluate_every)
-    if not due_now or not len(run.category.test.images):
+    if not due_now or not len(evaluate.shown(run.category).images):
         return None
     with run.meter.paused():
         variables = evaluate.weights(state, run.config)
-        judged = evaluate.judge(
-            run.evaluate_step, variables, run.key, run.category.test, run.config, run.mesh
+        values = evaluate.category(
+            *(run.workdir, step, run.evaluate_step, variables, run.key),
+            *(run.category, run.config, run.mesh),
         )
-        values = evaluate.write(run.workdir, step, judged, run.config)
         run.log.evaluation(step, values)
         run.best.offer(step, state, values)
     return values

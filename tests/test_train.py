@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from tensorboardX.proto import event_pb2
 
-from diffad_jax import checkpoint, evaluate, logs, sharding, steps, train, train_state
+from diffad_jax import checkpoint, evaluate, logs, sharding, steps, threshold, train, train_state
 from diffad_jax import workdir as workdirs
 from input_pipeline import pipeline
 from tests import folders, helpers
@@ -255,10 +255,17 @@ def test_implicit_transfers_are_refused(toy, data, tmp_path, monkeypatch):
 
 def test_a_run_without_test_pictures(toy, tmp_path):
     folders.category(tmp_path, test=0)
-    assert train.run(configured(tmp_path), tmp_path / "run") is None
-    assert {row["kind"] for row in lines(tmp_path / "run")} == {"train"}
-    with pytest.raises(ValueError, match=f"no test pictures in {tmp_path}/disc/test"):
-        evaluate.run(configured(tmp_path), tmp_path / "run")
+    final = train.run(configured(tmp_path), tmp_path / "run")
+    assert lines(tmp_path / "run")[-1]["kind"] == "eval"
+    found = threshold.read(tmp_path / "run")
+    assert (found.source, found.pictures, found.step) == ("quantile", 1, 7)  # of 9, one held out
+    assert final["threshold_image"] == found.image
+
+    without = configured(tmp_path, data__holdout=0.0)
+    assert train.run(without, tmp_path / "all") is None
+    assert {row["kind"] for row in lines(tmp_path / "all")} == {"train"}
+    with pytest.raises(ValueError, match=f"no test pictures in {tmp_path}/disc, and none held out"):
+        evaluate.run(without, tmp_path / "all")
 
 
 def test_missing_masks_by_configuration(toy, tmp_path):
