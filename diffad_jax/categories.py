@@ -126,7 +126,7 @@ def names(config: Config) -> list[str]:
     Raises:
       ValueError: there is no such category.
     """
-    found = layouts.categories(config.data.root, config.data.layout)
+    found = layouts.categories(pathlib.Path(config.data.root), config.data.layout)
     if config.data.category == "all":
         return found
     wanted = [name.strip() for name in config.data.category.split(",") if name.strip()]
@@ -241,6 +241,8 @@ def _ended(job: Job, mode: str, stopping: bool) -> bool:
         known = progress(job.workdir, 1)
         whole = mode == "evaluate" or known.get("step", -1) == known.get("total")
         job.state = "done" if whole else "stopped"
+    elif job.told and code == -signal.SIGTERM:  # before there was anything to save
+        job.state = "stopped"
     elif code < 0 and job.starts <= RESTARTS and not stopping:
         logger.warning("%s: killed by signal %d, started again", job.name, -code)
         job.state = "waiting"

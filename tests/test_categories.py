@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
 from rich.console import Console
 
 from diffad_jax import categories
@@ -83,7 +84,7 @@ def test_all_categories(data, tmp_path, monkeypatch):
 
 
 def job(tmp_path, **changes):
-    return categories.Job("a", tmp_path / "a", tmp_path / "a/log.txt", **changes)
+    return categories.Job("a", epath.Path(tmp_path) / "a", tmp_path / "a/log.txt", **changes)
 
 
 def test_a_process_that_is_killed_again_and_again_fails(data, tmp_path, monkeypatch):
