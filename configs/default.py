@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
             },
             "data": {
                 "root": "data/mvtec",  # the folder that holds the categories
-                "category": "bottle",
+                "category": "bottle",  # all, or NAME,NAME,...: many at once, a process each
                 # How the category's folder is arranged: auto looks; folder (your own), mvtec (MPDD
                 # too), visa, visa_csv, dagm, dagm_raw (the last two of each: as downloaded); or
                 # prepared: read from cache_dir alone, as on a host without the pictures.

@@ -77,6 +77,13 @@ def read_config(mode: str, config: ml_collections.ConfigDict | None) -> configs.
         raise ValueError(" ".join(str(error).split())) from error
 
 
+def several(mode: str, config: configs.Config | None) -> bool:
+    """Whether more than one category is to be run: 'all', or a list with commas."""
+    if config is None or mode not in ("train", "evaluate"):
+        return False
+    return config.data.category == "all" or "," in config.data.category
+
+
 def call(
     mode: str,
     config: configs.Config | None,

@@ -42,6 +42,9 @@ _THRESHOLD = flags.DEFINE_float(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of all hosts; 1: never join others.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's, from 0.")
+_WORKERS = flags.DEFINE_integer(
+    "workers", 0, "Categories at a time (--config.data.category=all); 0: one a GPU or TPU chip."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -52,6 +55,12 @@ def main(argv: list[str]) -> None:
     try:
         command_line.check(_MODE.value, _INPUT.value, _OUTPUT.value)
         config = command_line.read_config(_MODE.value, _CONFIG.value)
+        if command_line.several(_MODE.value, config):
+            from diffad_jax import categories
+
+            arguments = (_WORKDIR.value, sys.argv[1:], _MODE.value, _WORKERS.value)
+            categories.run(config, *arguments)
+            return
         # JAX and TensorFlow are imported late, so --help and a wrong argument answer at once.
         from diffad_jax import cluster
 

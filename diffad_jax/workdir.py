@@ -69,7 +69,7 @@ class Hold:
     def __enter__(self) -> "Hold":
         if self._config is not None:
             claim(self._workdir, self._config)
-        if "://" in os.fspath(self._workdir):
+        if is_remote(self._workdir):
             self._remote = True
             write(self._path, json.dumps(self._me))
         else:
@@ -155,6 +155,11 @@ def check_model(workdir: epath.PathLike, config: Config) -> None:
         if line.startswith(FIXED_IN_EVALUATION)
     ]
     _refuse(lines, path, "give the configuration it was trained with")
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path is on an object store, such as gs://."""
+    return "://" in os.fspath(path)
 
 
 def read_config(workdir: epath.PathLike) -> Config:
