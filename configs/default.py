@@ -60,12 +60,16 @@ def get_config() -> ml_collections.ConfigDict:
             },
             "data": {
                 "root": "data/mvtec",  # the folder that holds the categories
-                "category": "bottle",
-                "layout": "mvtec",
+                "category": "bottle",  # all, or NAME,NAME,...: many at once, a process each
+                # How the category's folder is arranged: auto looks; folder (your own), mvtec (MPDD
+                # too), visa, visa_csv, dagm, dagm_raw (the last two of each: as downloaded); or
+                # prepared: read from cache_dir alone, as on a host without the pictures.
+                "layout": "auto",
                 "kind": "auto",  # object, texture, or auto: by the category's name
                 "textures": "data/dtd/images",  # anomaly sources; "": the picture's own pieces
-                "cache_dir": "~/.cache/diffad_jax",  # prepared pictures
+                "cache_dir": "~/.cache/diffad_jax",  # prepared pictures; local or gs://
                 "resize": "bilinear",  # as the authors resize, or antialias
+                "fit": "stretch",  # to a square, as the authors; or crop (the middle), or pad
                 "foreground": "auto",  # auto, object, random (a part of the picture) or full
                 "missing_masks": "error",  # ignore: evaluate without pixel-level metrics
                 "normal_share": 0.5,  # of the training pictures that stay without anomaly
@@ -74,6 +78,9 @@ def get_config() -> ml_collections.ConfigDict:
                 # Share of the good training pictures kept out of training, to find a threshold
                 # with; -1: 0.1 where the test split has no defective picture, else 0.
                 "holdout": -1.0,
+                # GiB of one set's pictures, as prepared; a larger set is not read into memory but
+                # by index from the cache.
+                "memory_gib": 4.0,
             },
             "train": {
                 "batch_size": 16,  # over all devices and hosts
@@ -95,8 +102,22 @@ def get_config() -> ml_collections.ConfigDict:
                 "batch_size": 16,
                 "top_pixels": 50,  # image score: the mean of that many largest pixels of the map
                 "weights": "ema",  # ema or raw
+                "draws": 1,  # of the noise; the map is their mean, and its cost grows with them
                 "checkpoint": "last",  # or best: see train.keep_best
                 "grid_rows": 12,  # pictures in the grid
+                # Without defective test pictures: share of good pictures that the threshold lets
+                # pass. n held-out pictures can tell no share above 1 - 1/n.
+                "threshold_quantile": 0.995,
+                # Up to so many pictures pixel measures are exact and maps stay in memory; of more,
+                # they are within 5e-4, and maps lie in temporary files.
+                "exact_pictures": 1000,
+            },
+            "predict": {
+                # For pictures larger than image_size: the least share of a tile's width that
+                # neighbouring tiles have in common, such as 0.25. 0: no tiles; pictures are resized
+                # whole, as in training. Tiles are not resized: train on pictures of that scale.
+                "tile_overlap": 0.0,
+                "maps": "png",  # png (16 bit) or npy (float32)
             },
         }
     )

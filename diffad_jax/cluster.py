@@ -17,6 +17,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from diffad_jax import workdir as workdirs
+
 logger = logging.getLogger(__name__)
 # A process that is silent for so long is taken for dead, and JAX ends all others.
 HEARTBEAT_SECONDS = 30
@@ -98,7 +100,8 @@ def watched() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+        own = any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
+        if own or jax.process_count() == 1:
             raise
         _end(error)
 
@@ -152,14 +155,14 @@ def cache_compilations(workdir: epath.PathLike) -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         folder = epath.Path(workdir)
-        if "://" not in os.fspath(workdir):
+        if not workdirs.is_remote(workdir):
             folder = epath.Path(os.path.abspath(workdir))
         jax.config.update("jax_compilation_cache_dir", str(folder.parent / ".jax_cache"))
 
 
 def _end(error: BaseException) -> None:
     """Say why and end at once: an ordinary exit would wait for the others, who wait for this."""
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if isinstance(error, jax.errors.JaxRuntimeError) and "INVALID_ARGUMENT" not in str(error):
         reason = " ".join(str(error).split())[:300]
         print(
             f"another process has ended or cannot be reached: {RESTART} ({reason})", file=sys.stderr

@@ -97,17 +97,19 @@ class DataConfig:
 
     root: str
     category: str
-    layout: Literal["mvtec"]
+    layout: Literal["auto", "folder", "mvtec", "visa", "visa_csv", "dagm", "dagm_raw", "prepared"]
     kind: Literal["auto", "object", "texture"]
     textures: str
     cache_dir: str
     resize: Literal["bilinear", "antialias"]
+    fit: Literal["stretch", "crop", "pad"]
     foreground: Literal["auto", "object", "random", "full"]
     missing_masks: Literal["error", "ignore"]
     normal_share: float
     blend_min: float
     blend_max: float
     holdout: float
+    memory_gib: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +140,19 @@ class EvaluateConfig:
     batch_size: int
     top_pixels: int
     weights: Literal["ema", "raw"]
+    draws: int
     checkpoint: Literal["last", "best"]
     grid_rows: int
+    threshold_quantile: float
+    exact_pictures: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Pictures without ground truth."""
+
+    tile_overlap: float
+    maps: Literal["png", "npy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +168,7 @@ class Config:
     data: DataConfig
     train: TrainConfig
     evaluate: EvaluateConfig
+    predict: PredictConfig
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dict, as written to `config.json`."""
@@ -334,6 +348,7 @@ def _check_data(config: Config) -> None:
         data.holdout == -1.0 or 0.0 <= data.holdout < 1.0,
         f"data.holdout={data.holdout} is neither -1 nor in [0, 1)",
     )
+    _require(data.memory_gib >= 0.0, f"data.memory_gib={data.memory_gib} is negative")
 
 
 def _check_train(config: Config) -> None:
@@ -372,4 +387,11 @@ def _check_train(config: Config) -> None:
         0 < evaluate.top_pixels <= pixels,
         f"evaluate.top_pixels={evaluate.top_pixels} is not in 1..{pixels} (pixels of a map)",
     )
+    _require(evaluate.draws > 0, f"evaluate.draws={evaluate.draws} is not positive")
+    overlap = config.predict.tile_overlap
+    _require(0.0 <= overlap <= 0.9, f"predict.tile_overlap={overlap} is not in [0, 0.9]")
     _require(evaluate.grid_rows > 0, f"evaluate.grid_rows={evaluate.grid_rows} is not positive")
+    quantile = evaluate.threshold_quantile
+    _require(0.0 < quantile < 1.0, f"evaluate.threshold_quantile={quantile} is not in (0, 1)")
+    exact = evaluate.exact_pictures
+    _require(exact >= 0, f"evaluate.exact_pictures={exact} is negative")

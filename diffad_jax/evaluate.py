@@ -1,6 +1,7 @@
-"""The test split -> anomaly maps, scores, metrics, report."""
+"""A category's pictures -> anomaly maps, scores, metrics, threshold, report."""
 
 import logging
+import tempfile
 import zlib
 from collections.abc import Iterator
 
@@ -10,35 +11,102 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8
 
-from diffad_jax import checkpoint, metrics, optim, report, sharding, steps, workdir
+from diffad_jax import (
+    checkpoint,
+    metrics,
+    optim,
+    page,
+    report,
+    sharding,
+    steps,
+    streaming,
+    threshold,
+    workdir,
+)
 from diffad_jax.config import Config
 from diffad_jax.train_state import TrainState, Variables, define, init
-from input_pipeline.datasets import Pictures, load_category
+from input_pipeline.datasets import Category, Pictures, load_category
 
 logger = logging.getLogger(__name__)
+_AT_ONCE = 64  # pictures, where many are copied or measured
 
 
 def run(config: Config, folder: epath.PathLike) -> dict[str, float]:
-    """Evaluate a run's newest checkpoint and write the report to `WORKDIR/eval/STEP`.
+    """Evaluate a run's checkpoint; see `category`.
 
     Raises:
       ValueError: no run, no checkpoint, another model's run, or unusable pictures.
     """
     workdir.check_model(folder, config)  # before the pictures are read
-    pictures = load_category(config.data, config.model.image_size).test
-    check(pictures, config)
+    pictures = load_category(config.data, config.model.image_size)
+    if not len(shown(pictures).images):
+        raise ValueError(
+            f"no test pictures in {pictures.folder}, and none held out of training (data.holdout): "
+            "nothing to evaluate"
+        )
     mesh = sharding.data_mesh()
     variables, step = restore(config, folder, mesh)
     step_fn = steps.jit_evaluate_step(define(config.model), config, mesh)
     key = run_key(config, mesh)
-    return write(folder, step, judge(step_fn, variables, key, pictures, config, mesh), config)
+    return category(folder, step, step_fn, variables, key, pictures, config, mesh)
 
 
-def check(pictures: Pictures, config: Config) -> None:
-    """Raise ValueError where there is nothing to evaluate."""
-    if not len(pictures.images):
-        folder = epath.Path(config.data.root) / config.data.category / "test"
-        raise ValueError(f"no test pictures in {folder}: nothing to evaluate")
+def shown(pictures: Category) -> Pictures:
+    """What a report is about: the test pictures, or where there is none the held-out ones."""
+    return pictures.test if len(pictures.test.images) else pictures.held_out
+
+
+def category(
+    folder: epath.PathLike,
+    step: int,
+    step_fn: steps.EvaluateStep,
+    variables: Variables,
+    key: jax.Array,
+    pictures: Category,
+    config: Config,
+    mesh: Mesh,
+) -> dict[str, float]:
+    """Judge the pictures that are `shown`, find the threshold, write all of it.
+
+    WORKDIR/eval/STEP gets metrics.json, scores.csv, grid.png and report.html;
+    WORKDIR/threshold.json the threshold. The held-out pictures are judged where the test pictures
+    alone give no threshold.
+
+    Returns:
+      What metrics.json holds: the results of `metrics.of_images` and `of_pixels`, and threshold_*.
+    """
+    if shown(pictures) is pictures.held_out:
+        count = len(pictures.held_out.images)
+        logger.info("no test pictures: judging the %d good ones held out of training", count)
+    judged = judge(step_fn, variables, key, shown(pictures), config, mesh)
+    pixels = rank_pixels(judged, config)
+    values = measure(judged, pixels)
+    held_out = judged if shown(pictures) is pictures.held_out else None
+    if held_out is None and np.isnan(values["image_f1_threshold"]):
+        held_out = judge(step_fn, variables, key, pictures.held_out, config, mesh)
+    found = threshold.choose(
+        values,
+        len(judged.names),
+        good(None if held_out is judged else judged),
+        good(held_out),
+        config.evaluate.threshold_quantile,
+        step,
+    )
+    if found is not None:
+        values |= {
+            f"threshold_{name}": float(getattr(found, name))
+            for name in ("image", "pixel", "false_alarm_rate", "pictures")
+        }
+    write(folder, step, judged, values, pixels, found, config)
+    return values
+
+
+def good(judged: report.Evaluation | None) -> threshold.Good:
+    """Scores and largest map values of the good pictures."""
+    rows = [] if judged is None else np.flatnonzero(judged.labels == 0)
+    peaks = [judged.maps[row].max() for row in rows]
+    scores = [judged.scores[row] for row in rows]
+    return threshold.Good(np.array(scores, np.float64), np.array(peaks, np.float64))
 
 
 def restore(config: Config, folder: epath.PathLike, mesh: Mesh) -> tuple[Variables, int]:
@@ -83,25 +151,100 @@ def judge(
     """Run every picture through the model, in batches padded to one shape.
 
     The noise of a picture is a function of (key, the picture), so neither the batch size, the
-    number of devices nor the other pictures change it.
+    number of devices nor the other pictures change it. Of more than `evaluate.exact_pictures`, maps
+    and reconstructions lie in temporary files, read where they are looked at.
     """
-    scores, maps, reconstructions = [], [], []
-    for batch, index, count in padded_batches(pictures.images, config.evaluate.batch_size, mesh):
-        judged = jax.device_get(step_fn(variables, batch, index, key))
-        scores.append(judged.score[:count])
-        maps.append(judged.anomaly_map[:count, ..., 0])
-        reconstructions.append(np.round(judged.reconstruction[:count] * 255).astype(np.uint8))
+    images = pictures.images
+    in_memory = len(images) <= config.evaluate.exact_pictures
+    scores = Rows((), np.float64)
+    maps = Rows(images.shape[1:3], np.float32, in_memory)
+    reconstructions = Rows(images.shape[1:], np.uint8, in_memory)
+    if not isinstance(images, np.ndarray):  # read by index from disk; the report picks single ones
+        copy = Rows(images.shape[1:], np.uint8, in_memory)
+        for rows in chunks(len(images)):
+            copy.append(images[rows])
+        images = copy.array()
+    for judged in judgements(step_fn, variables, key, images, config, mesh):
+        scores.append(judged.score)
+        maps.append(judged.anomaly_map[..., 0])
+        reconstructions.append(np.round(judged.reconstruction * 255))
     return report.Evaluation(
         names=pictures.names,
         defects=pictures.defects,
         labels=pictures.labels,
-        scores=np.concatenate(scores).astype(np.float64),
-        maps=np.concatenate(maps),
-        images=pictures.images,
-        reconstructions=np.concatenate(reconstructions),
+        scores=scores.array(),
+        maps=maps.array(),
+        images=images,
+        reconstructions=reconstructions.array(),
         masks=pictures.masks,
         has_mask=pictures.has_mask,
     )
+
+
+def judgements(
+    step_fn: steps.EvaluateStep,
+    variables: Variables,
+    key: jax.Array,
+    images: UInt8[np.ndarray, "n s s 3"],
+    config: Config,
+    mesh: Mesh,
+) -> Iterator[steps.Judgement]:
+    """Batch by batch, on the host and without the padding.
+
+    The devices are given the next batch before the results of one are fetched and used.
+    """
+
+    def fetched(judged: steps.Judgement, count: int) -> steps.Judgement:
+        return jax.tree.map(lambda x: x[:count], jax.device_get(judged))
+
+    running = None
+    for batch, index, count in padded_batches(images, config.evaluate.batch_size, mesh):
+        started = step_fn(variables, batch, index, key), count
+        if running is not None:
+            yield fetched(*running)
+        running = started
+    if running is not None:
+        yield fetched(*running)
+
+
+class Rows:
+    """Rows of one shape and dtype, collected into an array: in memory, or in a temporary file.
+
+    The file has no name, so nothing is left of it once the array is gone, however that comes.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype, in_memory: bool = True):
+        self._shape, self._dtype, self._count = shape, np.dtype(dtype), 0
+        self._parts: list[np.ndarray] = []
+        self._file = None if in_memory else tempfile.TemporaryFile()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows; their values are converted.
+
+        Raises:
+          OSError: the disk of temporary files (TMPDIR) is full.
+        """
+        rows = rows.astype(self._dtype)
+        self._count += len(rows)
+        if self._file is None:
+            self._parts.append(rows)
+        else:
+            self._file.write(rows.tobytes())
+
+    def array(self) -> np.ndarray:
+        """All rows, once; read-only where they lie in a file."""
+        shape = (self._count, *self._shape)
+        if self._file is None:
+            return np.concatenate([np.empty((0, *self._shape), self._dtype), *self._parts])
+        with self._file as file:  # the map keeps it open
+            file.flush()
+            return np.memmap(file, self._dtype, "r", shape=shape)
+
+
+def chunks(count: int) -> Iterator[np.ndarray]:
+    """The numbers below `count`, some at a time."""
+    for start in range(0, count, _AT_ONCE):
+        yield np.arange(start, min(start + _AT_ONCE, count))
 
 
 def noise_index(images: UInt8[np.ndarray, "n s s 3"]) -> Int32[np.ndarray, " n"]:
@@ -131,28 +274,64 @@ def padded_batches(
         yield sharding.share(image, mesh), sharding.share(index, mesh), len(real)
 
 
+def measure(judged: report.Evaluation, pixels: metrics.Ranking | None) -> dict[str, float]:
+    """`metrics.of_images`, and `of_pixels` where the truth of every picture is known."""
+    values = metrics.of_images(judged.labels, judged.scores)
+    return values if pixels is None else values | metrics.of_pixels(pixels)
+
+
+def rank_pixels(judged: report.Evaluation, config: Config) -> metrics.Ranking | None:
+    """The ranking of all pixels; None where a defective picture has no mask.
+
+    Exact up to `evaluate.exact_pictures` pictures; in bounded memory beyond.
+    """
+    rows = range(len(judged.names))
+    if any(judged.truth(row) is None for row in rows):
+        return None
+    if len(rows) <= config.evaluate.exact_pictures:
+        truth = np.array([judged.truth(row) for row in rows]).reshape(judged.maps.shape)
+        return metrics.rank_pixels(truth, judged.maps)
+    pixels = streaming.Pixels()
+    for some in chunks(len(rows)):
+        pixels.add(
+            np.stack([judged.truth(row) for row in some.tolist()]), np.array(judged.maps[some])
+        )
+    return pixels.ranking()
+
+
 def write(
-    folder: epath.PathLike, step: int, evaluation: report.Evaluation, config: Config
-) -> dict[str, float]:
-    """Write metrics.json, scores.csv and grid.png to `WORKDIR/eval/STEP`; returns the metrics."""
-    values = metrics.evaluate(
-        evaluation.labels, evaluation.scores, truth(evaluation), evaluation.maps
-    )
-    if jax.process_index() == 0:
-        target = epath.Path(folder) / "eval" / str(step)
-        target.mkdir(parents=True, exist_ok=True)
-        report.write_metrics(target / "metrics.json", values)
-        threshold = values["image_f1_threshold"]
-        report.write_scores(target / "scores.csv", evaluation, threshold)
-        rows = report.choose_rows(evaluation, config.evaluate.grid_rows)
-        title = f"{config.data.category}, step {step}"
-        report.write_grid(target / "grid.png", evaluation, rows, title, threshold)
-        logger.info("%s, step %d\n%s", config.data.category, step, report.table(values))
-        logger.info("report: %s", target)
-    return values
+    folder: epath.PathLike,
+    step: int,
+    judged: report.Evaluation,
+    values: dict[str, float],
+    pixels: metrics.Ranking | None,
+    found: threshold.Threshold | None,
+    config: Config,
+) -> None:
+    """Write WORKDIR/threshold.json, and what people look at to WORKDIR/eval/STEP. First host only.
 
-
-def truth(evaluation: report.Evaluation) -> np.ndarray | None:
-    """Masks as bool[n,s,s], or None where a defective picture has none: no pixel-level metrics."""
-    masks = [evaluation.truth(row) for row in range(len(evaluation.names))]
-    return None if any(mask is None for mask in masks) else np.stack(masks)
+    Args:
+      folder: WORKDIR.
+      step: of the checkpoint.
+      judged: the pictures and what the model made of them.
+      values: for metrics.json.
+      pixels: what `rank_pixels` gave, for the curves.
+      found: from which score on a picture is called defective; None: no verdicts.
+      config: of the run.
+    """
+    if jax.process_index() != 0:
+        return
+    target = epath.Path(folder) / "eval" / str(step)
+    target.mkdir(parents=True, exist_ok=True)
+    cut = float("nan")
+    if found is not None:
+        threshold.write(folder, found)
+        cut = found.image
+    report.write_metrics(target / "metrics.json", values)
+    report.write_scores(target / "scores.csv", judged, cut)
+    rows = report.choose_rows(judged, config.evaluate.grid_rows)
+    title = f"{config.data.category}, step {step}"
+    report.write_grid(target / "grid.png", judged, rows, title, cut)
+    page.write(target / "report.html", step, judged, values, pixels, found, config)
+    logger.info("%s\n%s", title, report.table(values))
+    logger.info("report: %s", target / "report.html")

@@ -1,15 +1,17 @@
-"""How well scores separate defective from good: AUROC, AP, F1-max and AUPRO, exactly.
+"""How well scores separate defective from good: AUROC, AP, F1-max and AUPRO.
 
-Every measure follows from one small table, `_Ranking`: for each distinct score of a defective item
+Every measure follows from one small table, `Ranking`: for each distinct score of a defective item
 (picture or pixel), how many defective and how many good items reach it. Only the defective scores
 matter as thresholds, because between two of them nothing but the false positives grows. So the many
 good pixels need a plain sort, and every distinct score still counts as a threshold.
 
-A higher score means more anomalous; an item is called defective where score >= threshold.
+Here the table is exact and made from arrays; `streaming` makes nearly the same one in bounded
+memory. A higher score means more anomalous; an item is called defective where score >= threshold.
 """
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import scipy.ndimage
@@ -20,17 +22,26 @@ _LOG = logging.getLogger(__name__)
 # Within one picture all eight neighbours touch; the previous and next picture do not.
 _EIGHT_CONNECTED = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
 
+# What papers report, and what `mean` averages over categories.
+IMAGE_MEASURES = ("image_auroc", "image_ap", "image_f1_max")
+PIXEL_MEASURES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_30", "aupro_05")
+
+RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval then rest on 50 of them each
+_RESAMPLES_AT_ONCE = 50  # bounds the memory; divides RESAMPLES
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Ranking:
+class Ranking:
     """Counts at the k distinct scores of the defective items, the highest score first.
 
-    hits and false_alarms count the items that reach the score; false_alarms_above leaves out the
-    good items that tie with it. recall is the weighted share of the defective items found, which
-    ends at 1. Where a class is empty, the arrays are too (k = 0).
+    below is the next lower score of any item, -inf where there is none. hits and false_alarms count
+    the items that reach the score; false_alarms_above leaves out the good items that tie with it.
+    recall is the weighted share of the defective items found, which ends at 1. Where a class is
+    empty, the arrays are too (k = 0).
     """
 
     scores: Float[np.ndarray, " k"]
+    below: Float[np.ndarray, " k"]
     hits: Int[np.ndarray, " k"]
     false_alarms: Int[np.ndarray, " k"]
     false_alarms_above: Int[np.ndarray, " k"]
@@ -54,7 +65,7 @@ def auroc(
     Raises:
       ValueError: NaN scores, labels other than 0 and 1, or lengths that differ.
     """
-    return _auroc(_rank_items(labels, scores, "items"))
+    return _auroc(rank_items(labels, scores, "items"))
 
 
 def average_precision(
@@ -64,17 +75,19 @@ def average_precision(
 
     Arguments, range and errors as `auroc`.
     """
-    return _average_precision(_rank_items(labels, scores, "items"))
+    return _average_precision(rank_items(labels, scores, "items"))
 
 
 def f1_max(
     labels: Bool[np.ndarray, " n"] | Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
 ) -> tuple[float, float]:
-    """The best F1 over all thresholds, and the highest threshold that reaches it.
+    """The best F1 over all thresholds, and the threshold that reaches it.
 
-    Arguments and errors as `auroc`; both results are NaN where a class is empty.
+    The threshold lies midway between the lowest score called defective and the next lower one, so
+    that a score that differs in its last digits stays on its side. (Of several best ones it is the
+    highest.) Arguments and errors as `auroc`; both results are NaN where a class is empty.
     """
-    return _f1_max(_rank_items(labels, scores, "items"))
+    return _f1_max(rank_items(labels, scores, "items"))
 
 
 def aupro(
@@ -100,7 +113,7 @@ def aupro(
     """
     if not 0 < limit <= 1:
         raise ValueError(f"the false-positive rate limit must be in (0, 1], got {limit}")
-    return _area_to_limit(_rank_pixels(masks, maps), limit)
+    return _area_to_limit(rank_pixels(masks, maps), limit)
 
 
 def evaluate(
@@ -109,32 +122,110 @@ def evaluate(
     masks: Bool[np.ndarray, "n h w"] | None,
     maps: Float[np.ndarray, "n h w"],
 ) -> dict[str, float]:
-    """All measures of one category.
-
-    Args:
-      labels: 1 or True for a defective picture.
-      image_scores: one score a picture.
-      masks: True where defective; None where the truth is not known pixel by pixel.
-      maps: anomaly maps.
-
-    Returns:
-      image_auroc, image_ap, image_f1_max and image_f1_threshold; with masks also pixel_auroc,
-      pixel_ap, pixel_f1_max, pixel_f1_threshold, aupro_30 and aupro_05. A measure that an empty
-      class leaves undefined is NaN.
+    """All measures of one category: `of_images`, and with masks (True where defective) `of_pixels`.
 
     Raises:
       ValueError: NaN scores, labels other than 0 and 1, or shapes that differ.
     """
-    results = _summary("image", _rank_items(labels, image_scores, "pictures"))
-    if masks is not None:
-        ranking = _rank_pixels(masks, maps)
-        results |= _summary("pixel", ranking)
-        results["aupro_30"] = _area_to_limit(ranking, 0.30)
-        results["aupro_05"] = _area_to_limit(ranking, 0.05)
-    return results
+    results = of_images(labels, image_scores)
+    return results if masks is None else results | of_pixels(rank_pixels(masks, maps))
 
 
-def _summary(prefix: str, ranking: _Ranking) -> dict[str, float]:
+def of_images(
+    labels: Bool[np.ndarray, " n"] | Int[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
+) -> dict[str, float]:
+    """image_auroc, image_ap, image_f1_max, each with _low and _high, and image_f1_threshold.
+
+    _low and _high are the ends of the 95 % interval of `bootstrap`. All are NaN where a class is
+    empty. Arguments and errors as `auroc`.
+    """
+    return _summary("image", rank_items(labels, scores, "pictures")) | {
+        f"image_{name}_{end}": value
+        for name, interval in bootstrap(labels, scores).items()
+        for end, value in zip(("low", "high"), interval, strict=True)
+    }
+
+
+def of_pixels(ranking: Ranking) -> dict[str, float]:
+    """pixel_auroc, pixel_ap, pixel_f1_max, pixel_f1_threshold, aupro_30 and aupro_05.
+
+    All are NaN where a class is empty. The ranking is that of `rank_pixels` or of
+    `streaming.Pixels`.
+    """
+    return _summary("pixel", ranking) | {
+        "aupro_30": _area_to_limit(ranking, 0.30),
+        "aupro_05": _area_to_limit(ranking, 0.05),
+    }
+
+
+def bootstrap(
+    labels: Bool[np.ndarray, " n"] | Int[np.ndarray, " n"],
+    scores: Float[np.ndarray, " n"],
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of auroc, ap and f1_max over `RESAMPLES` resampled test sets.
+
+    Good and defective pictures are drawn apart, with replacement, as many of each as there are: how
+    many defects a test set holds is its maker's choice, not chance, and no resample lacks a class.
+    The intervals say how far the measure depends on which pictures are in the test set; they know
+    nothing of another training run. Where the classes do not overlap, no resample does either, and
+    the interval is the single point 1.
+
+    Returns:
+      Lower and upper ends; NaN where a class is empty. Errors as `auroc`.
+    """
+    defective, good = _classes(labels, scores, "pictures")
+    names = ("auroc", "ap", "f1_max")
+    if not (defective.size and good.size):
+        return dict.fromkeys(names, (float("nan"), float("nan")))
+    falling = np.unique(-np.concatenate([defective, good]))
+    counts = [
+        np.bincount(np.searchsorted(falling, -part), minlength=falling.size)
+        for part in (defective, good)
+    ]
+    rng, results = np.random.default_rng(seed), []
+    for _ in range(0, RESAMPLES, _RESAMPLES_AT_ONCE):
+        drawn = (rng.multinomial(c.sum(), c / c.sum(), _RESAMPLES_AT_ONCE) for c in counts)
+        results.append(_resampled(*drawn))
+    low, high = np.percentile(np.concatenate(results, axis=1), (2.5, 97.5), axis=1)
+    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+
+
+def _resampled(
+    found: Int[np.ndarray, "r k"], wrong: Int[np.ndarray, "r k"]
+) -> Float[np.ndarray, "3 r"]:
+    """AUROC, AP and F1-max of r test sets.
+
+    Args:
+      found: defective pictures of each at the k distinct scores, the highest first.
+      wrong: good pictures of each there.
+    """
+    hits, alarms = found.cumsum(1), wrong.cumsum(1)
+    defective, good = hits[:, -1], alarms[:, -1]
+    auroc = (found * (2 * good[:, None] - 2 * alarms + wrong)).sum(1) / (2 * defective * good)
+    precision = hits / np.maximum(hits + alarms, 1)
+    f1 = 2 * hits / (hits + alarms + defective[:, None])
+    return np.stack([auroc, (found * precision).sum(1) / defective, f1.max(1)])
+
+
+def mean(categories: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """The mean row of a table: each of IMAGE_MEASURES and PIXEL_MEASURES over the categories.
+
+    A category whose measure is not defined (NaN, None or not there) is left out of that measure's
+    mean, and a warning names it. A measure that no category has is NaN.
+    """
+    result = {}
+    for measure in IMAGE_MEASURES + PIXEL_MEASURES:
+        values = {name: found.get(measure) for name, found in categories.items()}
+        defined = [v for v in values.values() if v is not None and not np.isnan(v)]
+        if 0 < len(defined) < len(values):
+            without = [n for n, v in values.items() if v is None or np.isnan(v)]
+            _LOG.warning("the mean %s leaves out %s: not defined", measure, ", ".join(without))
+        result[measure] = float(np.mean(defined)) if defined else float("nan")
+    return result
+
+
+def _summary(prefix: str, ranking: Ranking) -> dict[str, float]:
     """The measures that pictures and pixels share."""
     f1, threshold = _f1_max(ranking)
     return {
@@ -145,7 +236,7 @@ def _summary(prefix: str, ranking: _Ranking) -> dict[str, float]:
     }
 
 
-def _auroc(ranking: _Ranking) -> float:
+def _auroc(ranking: Ranking) -> float:
     if not ranking.scores.size:
         return float("nan")
     # A defective item beats the good ones below it and half of those it ties with. Doubled, the
@@ -155,22 +246,33 @@ def _auroc(ranking: _Ranking) -> float:
     return float(doubled / (2 * ranking.defective * ranking.good))
 
 
-def _average_precision(ranking: _Ranking) -> float:
+def _average_precision(ranking: Ranking) -> float:
     if not ranking.scores.size:
         return float("nan")
     precision = ranking.hits / (ranking.hits + ranking.false_alarms)
     return float(np.diff(ranking.hits, prepend=0) @ precision / ranking.defective)
 
 
-def _f1_max(ranking: _Ranking) -> tuple[float, float]:
+def _f1_max(ranking: Ranking) -> tuple[float, float]:
     if not ranking.scores.size:
         return float("nan"), float("nan")
     f1 = 2 * ranking.hits / (ranking.hits + ranking.false_alarms + ranking.defective)
     best = int(np.argmax(f1))  # the first of equals has the highest threshold
-    return float(f1[best]), float(ranking.scores[best])
+    return float(f1[best]), float(between(ranking.scores[best], ranking.below[best]))
 
 
-def _area_to_limit(ranking: _Ranking, limit: float) -> float:
+def between(score: np.floating, below: np.floating) -> np.floating:
+    """The threshold midway between `score`, still called defective, and `below`, called good.
+
+    In their own precision; `score` itself where no number lies between them or `below` is -inf.
+    """
+    if np.isinf(below):
+        return score
+    middle = below + (score - below) / 2
+    return middle if below < middle < score else score
+
+
+def _area_to_limit(ranking: Ranking, limit: float) -> float:
     """Area under recall over false-positive rate from 0 to `limit`, divided by `limit`."""
     if not ranking.scores.size:
         return float("nan")
@@ -188,41 +290,75 @@ def _area_to_limit(ranking: _Ranking, limit: float) -> float:
     return float(np.trapezoid(recall, rate) / limit)
 
 
-def _rank_items(labels: np.ndarray, scores: np.ndarray, what: str) -> _Ranking:
-    """The ranking of items of equal weight."""
+def rank_pixels(masks: Bool[np.ndarray, "n h w"], maps: Float[np.ndarray, "n h w"]) -> Ranking:
+    """The ranking of all pixels, each defective one weighing 1 / its region's size.
+
+    The weights touch recall only, so recall is the mean overlap over the regions (PRO), while hits
+    stay plain counts.
+
+    Raises:
+      ValueError: NaN scores, or shapes that differ.
+    """
+    return _rank(*split_pixels(masks, maps), "pixels")
+
+
+def split_pixels(
+    masks: Bool[np.ndarray, "n h w"], maps: Float[np.ndarray, "n h w"]
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " g"], Float[np.ndarray, " d"]]:
+    """Scores of the defective and of the good pixels, and 1 / region size of the defective ones.
+
+    Raises:
+      ValueError: NaN scores, or shapes that differ.
+    """
+    if masks.shape != maps.shape:
+        raise ValueError(f"masks of shape {masks.shape} but maps of shape {maps.shape}")
+    defective, good = _checked(maps[masks], maps[~masks], "pixels")
+    regions, _ = scipy.ndimage.label(masks, structure=_EIGHT_CONNECTED)
+    region = regions[masks]
+    return defective, good, 1.0 / np.bincount(region)[region]
+
+
+def rank_items(
+    labels: Bool[np.ndarray, " n"] | Int[np.ndarray, " n"],
+    scores: Float[np.ndarray, " n"],
+    what: str,
+) -> Ranking:
+    """The ranking of items of equal weight; `what` they are, for messages. Errors as `auroc`."""
+    defective, good = _classes(labels, scores, what)
+    return _rank(defective, good, np.ones(defective.size), what)
+
+
+def _classes(labels: np.ndarray, scores: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the defective and of the good items."""
     if labels.shape != scores.shape:
         raise ValueError(f"{labels.size} labels but {scores.size} scores")
     odd = labels[(labels != 0) & (labels != 1)]
     if odd.size:
         raise ValueError(f"labels must be 0 (good) or 1 (defective), got {odd[0]}")
     defective = labels.astype(bool)
-    weights = np.ones(int(defective.sum()))
-    return _rank(scores[defective], scores[~defective], weights, what)
+    return _checked(scores[defective], scores[~defective], what)
 
 
-def _rank_pixels(masks: np.ndarray, maps: np.ndarray) -> _Ranking:
-    """The ranking of all pixels, each defective one weighing 1 / its region's size.
-
-    The weights touch recall only, so recall is the mean overlap over the regions (PRO), while hits
-    stay plain counts.
-    """
-    if masks.shape != maps.shape:
-        raise ValueError(f"masks of shape {masks.shape} but maps of shape {maps.shape}")
-    regions, _ = scipy.ndimage.label(masks, structure=_EIGHT_CONNECTED)
-    region = regions[masks]
-    weights = 1.0 / np.bincount(region)[region]
-    return _rank(maps[masks], maps[~masks], weights, "pixels")
-
-
-def _rank(defective: np.ndarray, good: np.ndarray, weights: np.ndarray, what: str) -> _Ranking:
-    """Count both classes at the distinct defective scores; `weights` belong to `defective`."""
-    if np.isnan(defective).any() or np.isnan(good).any():
-        wrong = int(np.isnan(defective).sum() + np.isnan(good).sum())
+def _checked(defective: np.ndarray, good: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both, or a ValueError where a score is NaN."""
+    wrong = sum(int(np.isnan(scores).sum()) for scores in (defective, good))
+    if wrong:
         raise ValueError(f"{wrong} of {defective.size + good.size} scores of {what} are NaN")
+    return defective, good
+
+
+def warn_of_empty(what: str, defective: int, good: int) -> bool:
+    """Whether a class is empty, with a warning that says which."""
+    empty = [name for name, n in (("defective", defective), ("good", good)) if not n]
+    if empty:
+        _LOG.warning("no %s %s: their measures are not defined (NaN)", " and ".join(empty), what)
+    return bool(empty)
+
+
+def _rank(defective: np.ndarray, good: np.ndarray, weights: np.ndarray, what: str) -> Ranking:
+    """Count both classes at the distinct defective scores; `weights` belong to `defective`."""
     sizes = {"defective": defective.size, "good": good.size}
-    if not all(sizes.values()):
-        empty = " and ".join(name for name, size in sizes.items() if not size)
-        _LOG.warning("no %s %s: their measures are not defined (NaN)", empty, what)
+    if warn_of_empty(what, **sizes):
         defective, good, weights = defective[:0], good[:0], weights[:0]
     order = np.argsort(-defective)
     scores, weights = defective[order], weights[order]
@@ -230,11 +366,23 @@ def _rank(defective: np.ndarray, good: np.ndarray, weights: np.ndarray, what: st
     last = np.append(last, scores.size - 1) if scores.size else last
     scores, good = scores[last], np.sort(good)
     recall = np.cumsum(weights, dtype=np.float64)[last]
-    return _Ranking(
+    start = np.searchsorted(good, scores, side="left")
+    return Ranking(
         scores=scores,
+        below=next_lower(scores, good, start),
         hits=last + 1,
-        false_alarms=good.size - np.searchsorted(good, scores, side="left"),
+        false_alarms=good.size - start,
         false_alarms_above=good.size - np.searchsorted(good, scores, side="right"),
         recall=recall / recall[-1] if recall.size else recall,
         **sizes,
     )
+
+
+def next_lower(
+    scores: Float[np.ndarray, " k"], good: Float[np.ndarray, " g"], start: Int[np.ndarray, " k"]
+) -> Float[np.ndarray, " k"]:
+    """The next lower score of either class; `scores` fall, `good` rise from `start` on."""
+    if not scores.size:
+        return scores
+    nearest_good = np.where(start > 0, good[np.maximum(start - 1, 0)], -np.inf)
+    return np.maximum(np.append(scores[1:], -np.inf), nearest_good).astype(scores.dtype)

@@ -1,6 +1,6 @@
 """What a person looks at: the grid of pictures, tables, and the panel for TensorBoard.
 
-The only file that draws. Figures are made with matplotlib's objects (no pyplot, no global state),
+Figures are made with matplotlib's objects (no pyplot, no global state),
 and every file is written under a temporary name and then renamed, so a kill leaves no half file.
 Paths may be local or `gs://`.
 """
@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -24,6 +24,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image, ImageDraw
 
 from diffad_jax.workdir import write
 
@@ -32,6 +33,8 @@ COLOURS = "inferno"
 OUTLINE = "#2fe6e6"  # of the truth; far from every colour of inferno and from grey
 INK, FAINT, WRONG = "#1a1a1a", "#6b6b6b", "#b3261e"
 FONT = "DejaVu Sans"  # comes with matplotlib
+
+_Key = TypeVar("_Key")  # of a group of pictures; sortable
 
 # The grid's lengths, in inches.
 DPI = 120
@@ -87,9 +90,8 @@ def verdict(score: float, threshold: float) -> str:
 def choose_rows(evaluation: Evaluation, count: int) -> list[int]:
     """At most `count` pictures to show: good ones first, then each type of defect by name.
 
-    Every group gets the same number (one more for the first ones, fewer where it has no more),
-    taken at even distances in the set's order: never by score, so nothing is picked for looking
-    well, and two evaluations of one test set show the same pictures.
+    As `sample`, in the set's order: never by score, so nothing is picked for looking well, and two
+    evaluations of one test set show the same pictures.
 
     Raises:
       ValueError: a count below 1.
@@ -99,18 +101,26 @@ def choose_rows(evaluation: Evaluation, count: int) -> list[int]:
     groups: dict[tuple[int, str], list[int]] = {}
     for row, (label, defect) in enumerate(zip(evaluation.labels, evaluation.defects, strict=True)):
         groups.setdefault((int(label), defect if label else ""), []).append(row)
+    return [row for rows in sample(groups, count).values() for row in rows]
+
+
+def sample(groups: Mapping[_Key, Sequence[int]], count: int) -> dict[_Key, list[int]]:
+    """At most `count` rows out of all groups, in the order of their keys.
+
+    Every group gives the same number (one more for the first ones, fewer where it has no more),
+    taken at even distances.
+    """
     shares = dict.fromkeys(sorted(groups), 0)
-    left = min(count, len(evaluation.names))
+    left = min(count, sum(map(len, groups.values())))
     while left:
         for key in shares:
             if left and shares[key] < len(groups[key]):
                 shares[key] += 1
                 left -= 1
-    chosen = []
-    for key, share in shares.items():
-        members = groups[key]
-        chosen += [members[(2 * i + 1) * len(members) // (2 * share)] for i in range(share)]
-    return chosen
+    return {
+        key: [groups[key][(2 * i + 1) * len(groups[key]) // (2 * share)] for i in range(share)]
+        for key, share in shares.items()
+    }
 
 
 def write_grid(
@@ -142,22 +152,68 @@ def write_grid(
     height = HEADER + len(rows) * (CELL + GAP) + FOOTER
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    top = float(np.max(evaluation.maps))
-    scale = Normalize(0.0, top if top > 0 else 1.0)
+    scale = full_scale(evaluation.maps)
     _draw_header(figure, title, threshold, scale)
     for position, row in enumerate(rows):
         y = HEADER + position * (CELL + GAP)
         _draw_label(figure, y, evaluation, row, threshold)
-        cells = _cells(evaluation, row, scale)
+        truth, maps = evaluation.truth(row), evaluation.maps[row]
+        image, reconstruction = evaluation.images[row], evaluation.reconstructions[row]
+        cells = views(image, truth, reconstruction, maps, scale)
         for column, cell in enumerate(cells):
             axes = _axes(figure, LEFT + column * (CELL + GAP), y, CELL, CELL)
             _draw_cell(axes, cell)
-        truth = evaluation.truth(row)
         if truth is not None and truth.any():
             _outline(axes, truth)  # on the last column, the overlay
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     write(epath.Path(path), buffer.getvalue())
+
+
+def full_scale(maps: Float[np.ndarray, "n h w"]) -> float:
+    """The anomaly that gets the brightest colour: the largest of a whole set, 1 where all are 0."""
+    top = float(np.max(maps, initial=0.0))
+    return top if top > 0 else 1.0
+
+
+def colours(anomaly_map: Float[np.ndarray, "h w"], scale: float) -> UInt8[np.ndarray, "h w 3"]:
+    """The map in colours, RGB: 0 is the darkest, `scale` and all above it the brightest."""
+    return matplotlib.colormaps[COLOURS](_unit(anomaly_map / scale), bytes=True)[..., :3]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], anomaly_map: Float[np.ndarray, "h w"], scale: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The map in colours over the picture in grey, the more opaque the more anomalous."""
+    grey = image @ np.array([[0.299], [0.587], [0.114]])
+    opacity = 0.85 * np.minimum(1.5 * _unit(anomaly_map / scale), 1.0)[..., None]
+    heat = colours(anomaly_map, scale)
+    return np.rint((1 - opacity) * grey + opacity * heat).astype(np.uint8)
+
+
+def outline(
+    picture: UInt8[np.ndarray, "h w 3"], boxes: Sequence[tuple[int, int, int, int]]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture with a frame around each box (x, y, width, height, px), outside of its pixels."""
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    line = max(1, round(min(picture.shape[:2]) / 250))
+    for x, y, width, height in boxes:
+        corners = (x - line, y - line, x + width - 1 + line, y + height - 1 + line)
+        draw.rectangle(corners, outline=OUTLINE, width=line)
+    return np.asarray(image)
+
+
+def views(
+    image: UInt8[np.ndarray, "h w 3"],
+    truth: Bool[np.ndarray, "h w"] | None,
+    reconstruction: UInt8[np.ndarray, "h w 3"],
+    anomaly_map: Float[np.ndarray, "h w"],
+    scale: float,
+) -> list[UInt8[np.ndarray, "h w 3"] | Bool[np.ndarray, "h w"] | None]:
+    """The five pictures that COLUMNS names, the truth as it came."""
+    heat, laid = colours(anomaly_map, scale), overlay(image, anomaly_map, scale)
+    return [image, truth, reconstruction, heat, laid]
 
 
 def write_scores(path: str | os.PathLike, evaluation: Evaluation, threshold: float) -> None:
@@ -185,14 +241,14 @@ def write_metrics(path: str | os.PathLike, metrics: Mapping[str, Any]) -> None:
 def table(metrics: Mapping[str, float]) -> str:
     """The results of `metrics.evaluate` as a Markdown table that also reads well in a console.
 
-    A measure that is not there shows as '-', one that is not defined (NaN) as 'n/a'.
+    Numbers as `number` writes them.
     """
     heads = ["", "AUROC", "AP", "F1-max", "threshold", "AUPRO 0.30", "AUPRO 0.05"]
     body = []
     for level in ("image", "pixel"):
         keys = [f"{level}_{name}" for name in ("auroc", "ap", "f1_max", "f1_threshold")]
         keys += ["aupro_30", "aupro_05"] if level == "pixel" else ["", ""]
-        body.append([level, *(_number(metrics.get(key)) for key in keys)])
+        body.append([level, *(number(metrics.get(key)) for key in keys)])
     lines = [heads, *body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -200,6 +256,13 @@ def table(metrics: Mapping[str, float]) -> str:
         "| " + " | ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) + " |"
         for line in (heads, rule, *body)
     )
+
+
+def number(value: float | None) -> str:
+    """Four decimals; '-' for a measure that is not there, 'n/a' for one not defined (NaN)."""
+    if value is None:
+        return "-"
+    return "n/a" if math.isnan(value) else f"{value:.4f}"
 
 
 def training_panel(
@@ -213,8 +276,7 @@ def training_panel(
     Everything is shown on the fixed scale [0, 1] and cut to it, so that panels of different steps
     compare. Rows and columns are 2 px apart.
     """
-    colours = matplotlib.colormaps[COLOURS]
-    heat = colours(_unit(anomaly_map[..., 0]))[..., :3]
+    heat = matplotlib.colormaps[COLOURS](_unit(anomaly_map[..., 0]))[..., :3]
     columns = [_unit(image), _unit(reconstruction), heat, np.repeat(_unit(mask), 3, axis=-1)]
     edge = ((0, 0), (0, 2), (0, 2), (0, 0))
     padded = [np.pad(column, edge, constant_values=1.0) for column in columns]
@@ -227,35 +289,12 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return np.clip(values.astype(np.float32), 0.0, 1.0)
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "n/a" if math.isnan(value) else f"{value:.4f}"
-
-
 def _plain(value: Any) -> Any:
     """Only what JSON knows: NumPy numbers become Python's, non-finite ones None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _cells(evaluation: Evaluation, row: int, scale: Normalize) -> list[np.ndarray | None]:
-    """The five pictures of a row, RGB in [0, 1], as COLUMNS names them; None: no mask."""
-    image = evaluation.images[row] / 255.0
-    truth = evaluation.truth(row)
-    level = np.clip(np.asarray(scale(evaluation.maps[row])), 0.0, 1.0)
-    heat = matplotlib.colormaps[COLOURS](level)[..., :3]
-    grey = np.repeat(image @ np.array([[0.299], [0.587], [0.114]]), 3, axis=-1)
-    opacity = 0.85 * np.minimum(1.5 * level, 1.0)[..., None]
-    return [
-        image,
-        None if truth is None else np.repeat(truth[..., None].astype(float), 3, axis=-1),
-        evaluation.reconstructions[row] / 255.0,
-        heat,
-        (1 - opacity) * grey + opacity * heat,
-    ]
 
 
 def _axes(figure: Figure, x: float, y: float, width: float, height: float):
@@ -274,7 +313,7 @@ def _draw_cell(axes, cell: np.ndarray | None) -> None:
         axes.set_facecolor("#f0f0f0")
         axes.text(0.5, 0.5, "no mask", color=FAINT, ha="center", va="center", size=9, family=FONT)
     else:
-        axes.imshow(cell, interpolation="hanning", aspect="auto")
+        axes.imshow(cell, cmap="gray", vmin=0, vmax=1, interpolation="hanning", aspect="auto")
 
 
 def _outline(axes, truth: np.ndarray) -> None:
@@ -299,7 +338,7 @@ def _text(figure: Figure, x: float, y: float, text: str, room: float = WIDTH, **
         drawn.set_size(style["size"] * room / wide)
 
 
-def _draw_header(figure: Figure, title: str, threshold: float, scale: Normalize) -> None:
+def _draw_header(figure: Figure, title: str, threshold: float, scale: float) -> None:
     """Title; threshold; above their columns the maps' colour bar and the outline's legend."""
     room = WIDTH - 2 * MARGIN
     _text(figure, MARGIN, 0.22, _shown(title, 120), room, size=13, weight="bold")
@@ -310,10 +349,10 @@ def _draw_header(figure: Figure, title: str, threshold: float, scale: Normalize)
     for x, name in zip(left, COLUMNS, strict=True):
         _text(figure, x + CELL / 2, HEADER - 0.12, name, ha="center", weight="bold", size=9)
     bar = _axes(figure, left[3] + 0.28, 0.44, CELL - 0.56, 0.12)
-    colours = ScalarMappable(scale, COLOURS)
-    figure.colorbar(colours, cax=bar, orientation="horizontal", ticks=[]).outline.set_visible(False)
+    key = ScalarMappable(Normalize(0.0, scale), COLOURS)
+    figure.colorbar(key, cax=bar, orientation="horizontal", ticks=[]).outline.set_visible(False)
     _text(figure, left[3] + 0.22, 0.5, "0", ha="right")
-    _text(figure, left[3] + CELL - 0.22, 0.5, f"{scale.vmax:.2g}")
+    _text(figure, left[3] + CELL - 0.22, 0.5, f"{scale:.2g}")
     width, height = figure.get_size_inches()
     key = Line2D([(left[4] + 0.5) / width, (left[4] + 0.7) / width], [1 - 0.5 / height] * 2)
     key.set(color=OUTLINE, linewidth=2.2, transform=figure.transFigure)

@@ -36,15 +36,17 @@ def check_batch(size: int, mesh: Mesh, name: str) -> None:
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This host's part of a batch, each array [b / hosts, ...], as global arrays [b, ...]."""
-    sharding = split(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    return {name: _put(value, mesh) for name, value in batch.items()}
 
 
 def share(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """An array [b, ...] that every host has whole, split over the devices of all."""
     count = len(array) // jax.process_count()
     first = jax.process_index() * count
-    return jax.make_array_from_process_local_data(split(mesh), array[first : first + count])
+    return _put(array[first : first + count], mesh)
+
+
+def _put(part: np.ndarray, mesh: Mesh) -> jax.Array:
+    # With several processes JAX counts this transfer as one that nobody asked for.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_process_local_data(split(mesh), part)

@@ -63,7 +63,8 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     Of several processes all call this, with a folder that all of them see.
 
     Returns the final evaluation's metrics; None where the process was told to stop (its state is
-    saved, the same command continues) or the category has no test pictures.
+    saved, the same command continues) or there is nothing to evaluate: no test pictures and no
+    held-out ones.
 
     Raises:
       ValueError: unusable pictures, a workdir of another configuration or in use by another
@@ -156,21 +157,22 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
                 with run.meter.paused():
                     run.log.picture(step, "train/batch", training_picture(run, state, batch))
             final = evaluation(run, state, step)
-        logger.info(run.meter.verdict())
+        if run.total_steps > first_step:
+            logger.info(run.meter.verdict())
     return final
 
 
 def evaluation(run: Run, state: TrainState, step: int) -> dict[str, float] | None:
-    """The test split's metrics where they are due after `step`."""
+    """Metrics and threshold where they are due after `step`; see `evaluate.category`."""
     due_now = step >= run.total_steps or due(step, run.config.train.evaluate_every)
-    if not due_now or not len(run.category.test.images):
+    if not due_now or not len(evaluate.shown(run.category).images):
         return None
     with run.meter.paused():
         variables = evaluate.weights(state, run.config)
-        judged = evaluate.judge(
-            run.evaluate_step, variables, run.key, run.category.test, run.config, run.mesh
+        values = evaluate.category(
+            *(run.workdir, step, run.evaluate_step, variables, run.key),
+            *(run.category, run.config, run.mesh),
         )
-        values = evaluate.write(run.workdir, step, judged, run.config)
         run.log.evaluation(step, values)
         run.best.offer(step, state, values)
     return values
@@ -184,10 +186,22 @@ def load(config: Config, mesh) -> tuple[datasets.Category, np.ndarray | None]:
     sharding.check_batch(part, mesh, "train.batch_size / train.accumulation_steps")
     category = datasets.load_category(config.data, config.model.image_size)
     pipeline.check(category, train.batch_size, jax.process_count())
-    textures = datasets.load_textures(
-        config.data.textures, config.data.cache_dir, config.model.image_size, config.data.resize
-    )
+    check_best(train.keep_best, category)
+    textures = datasets.load_textures(config.data, config.model.image_size)
     return category, textures
+
+
+def check_best(metric: str, category: datasets.Category) -> None:
+    """Raise ValueError where the metric of `train.keep_best` will not be known."""
+    test = category.test
+    unmasked = int(np.sum((test.labels == 1) & ~test.has_mask)) if len(test.images) else 0
+    if metric and not len(test.images):
+        raise ValueError(f"train.keep_best={metric}, but {category.folder} has no test pictures")
+    if metric.startswith(("pixel", "aupro")) and unmasked:
+        raise ValueError(
+            f"train.keep_best={metric}, but {unmasked} defective pictures in {category.folder} "
+            "have no mask"
+        )
 
 
 def start(config: Config, optimizer, key, checkpoints, mesh) -> tuple[TrainState, Pending]:

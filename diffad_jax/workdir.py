@@ -5,10 +5,11 @@ WORKDIR/.lock                           who is training in it, while somebody is
 WORKDIR/checkpoints/STEP/               state of training
 WORKDIR/checkpoints_best/STEP/          that of the best step on the test split (train.keep_best)
 WORKDIR/checkpoints_damaged/STEP/       checkpoints that could not be read
+WORKDIR/threshold.json                  from which score on a picture is called defective
 WORKDIR/metrics.jsonl                   a line for every log_every steps, and one per evaluation
 WORKDIR/tensorboard/                    the same, and pictures
 WORKDIR/profile/                        a profiler trace (train.profile_steps)
-WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png
+WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png, report.html
 """
 
 import contextlib
@@ -22,9 +23,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import ml_collections
 from etils import epath
 
-from diffad_jax.config import Config, difference
+from diffad_jax.config import Config, difference, parse
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ FREE_IN_TRAINING = (
     "train.keep_best",
     "train.profile_steps",
     "evaluate.",
+    "predict.",
     "data.cache_dir",
     "data.missing_masks",
 )
@@ -49,14 +52,14 @@ FIXED_IN_EVALUATION = ("model.", "diffusion.")
 
 
 class Hold:
-    """Keeps a run's folder for this process: the configuration's (see `claim`), and nobody else's.
+    """Keeps a folder for this process, and for the configuration that is given (see `claim`).
 
     A context manager. On a file system, the kernel holds the lock, and lets go of it when the
     process ends in whatever way. On an object store nothing can: there the newcomer takes over, and
     the other one stops at its next checkpoint (`check`).
     """
 
-    def __init__(self, workdir: epath.PathLike, config: Config):
+    def __init__(self, workdir: epath.PathLike, config: Config | None = None):
         self._workdir, self._config = epath.Path(workdir), config
         self._path = self._workdir / ".lock"
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
@@ -64,8 +67,9 @@ class Hold:
         self._remote = False
 
     def __enter__(self) -> "Hold":
-        claim(self._workdir, self._config)
-        if "://" in os.fspath(self._workdir):
+        if self._config is not None:
+            claim(self._workdir, self._config)
+        if is_remote(self._workdir):
             self._remote = True
             write(self._path, json.dumps(self._me))
         else:
@@ -144,15 +148,47 @@ def check_model(workdir: epath.PathLike, config: Config) -> None:
     Raises:
       ValueError: no run there, or one whose model differs; names the keys.
     """
-    path = config_path(workdir)
-    if not path.exists():
-        raise ValueError(f"{workdir} holds no run: {path} does not exist")
+    path = _existing(workdir)
     lines = [
         line
         for line in difference(_read(path), config.to_dict())
         if line.startswith(FIXED_IN_EVALUATION)
     ]
     _refuse(lines, path, "give the configuration it was trained with")
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path is on an object store, such as gs://."""
+    return "://" in os.fspath(path)
+
+
+def read_config(workdir: epath.PathLike) -> Config:
+    """The configuration of a run.
+
+    Raises:
+      ValueError: no run there, or one of another version of this program, with other keys.
+    """
+    stored = get_config(workdir)
+    try:
+        return parse(stored)
+    except ValueError as error:
+        raise ValueError(f"{config_path(workdir)}: {error}; give --config") from error
+
+
+def get_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+    """The configuration of a run as a configuration file gives it.
+
+    With it, this file is one: `--config diffad_jax/workdir.py:WORKDIR`.
+
+    Raises:
+      ValueError: no run there, or its config.json is none.
+    """
+    stored = _read(_existing(workdir))
+    # JSON has no tuples, and a list could not be overridden by a flag.
+    for section in stored.values():
+        if isinstance(section, dict):
+            section |= {k: tuple(v) for k, v in section.items() if isinstance(v, list)}
+    return ml_collections.ConfigDict(stored)
 
 
 def config_path(workdir: epath.PathLike) -> epath.Path:
@@ -186,6 +222,14 @@ def named(path: epath.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _existing(workdir: epath.PathLike) -> epath.Path:
+    """The run's config.json, or a ValueError where there is none."""
+    path = config_path(workdir)
+    if not path.exists():
+        raise ValueError(f"{workdir} holds no run: {path} does not exist")
+    return path
 
 
 def _read(path: epath.Path) -> dict[str, Any]:

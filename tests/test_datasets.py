@@ -1,5 +1,6 @@
 """Folders to arrays: listing, decoding, resizing, the cache, and every complaint."""
 
+import concurrent.futures
 import os
 import shutil
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from configs import default
 from diffad_jax import config as configs
-from input_pipeline import datasets, layouts, pictures
+from input_pipeline import builder, datasets, layouts, pictures, stored
 
 SIZE = 32
 
@@ -40,14 +41,18 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def load(root, size=SIZE, category="nut", **changes):
+def options(root, **changes):
     values = default.get_config().data.to_dict()
-    values |= {"root": str(root), "category": category, "cache_dir": str(root.parent / "cache")}
-    return datasets.load_category(configs.DataConfig(**values | changes), size)
+    values |= {"root": str(root), "category": "nut", "cache_dir": str(root.parent / "cache")}
+    return configs.DataConfig(**values | changes)
+
+
+def load(root, size=SIZE, **changes):
+    return datasets.load_category(options(root, **changes), size)
 
 
 def prepared(root):
-    return sorted(p.name for p in (root.parent / "cache" / "source_pictures").iterdir())
+    return sorted(p.name for p in (root.parent / "cache/anomaly_pictures").glob("nut-*"))
 
 
 def test_loads_exactly_what_lies_on_disk(root, capsys):
@@ -84,8 +89,8 @@ def test_kind(root, category, kind, expected):
 def test_order_does_not_depend_on_how_the_folder_lists_its_files(root, monkeypatch):
     folder = root / "nut"
     expected = layouts.scan(folder, layouts.LAYOUTS["mvtec"])
-    listed = type(folder).iterdir
-    monkeypatch.setattr(type(folder), "iterdir", lambda self: reversed(list(listed(self))))
+    listed = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: reversed(list(listed(path))))
     assert layouts.scan(folder, layouts.LAYOUTS["mvtec"]) == expected
 
 
@@ -146,7 +151,7 @@ def test_no_good_pictures(root, exists):
         (root / "nut/train/good").mkdir()
     with pytest.raises(ValueError, match="no good pictures") as error:
         load(root)
-    assert "nut/train/good" in one_line(error)
+    assert f"in {root}/nut: looked into train/good, " in one_line(error)
 
 
 def test_missing_mask(root):
@@ -183,14 +188,14 @@ def test_damaged_file_is_named_and_leaves_no_cache(root, file, damage):
 
 def test_what_a_killed_preparation_leaves_is_not_read(root, monkeypatch):
     cache, snapshot = root.parent / "cache", root.parent / "snapshot"
-    load_record = datasets.load_record
+    load_record = builder.load_record
 
-    def killed(folder, record, size, resize):
+    def killed(folder, record, *how):
         if record.picture == "test/scratch/001.png" and not snapshot.exists():
             shutil.copytree(cache, snapshot)  # the disk as SIGKILL leaves it at this moment
-        return load_record(folder, record, size, resize)
+        return load_record(folder, record, *how)
 
-    monkeypatch.setattr(datasets, "load_record", killed)
+    monkeypatch.setattr(builder, "load_record", killed)
     expected = load(root).train.images
     assert [p for p in snapshot.rglob("*") if "incomplete" in p.name]
     shutil.rmtree(cache)
@@ -204,7 +209,7 @@ def test_prepared_once_and_again_only_when_changed(root, monkeypatch):
     decoded = []
     decode = pictures.decode_rgb
     monkeypatch.setattr(
-        datasets, "decode_rgb", lambda path: decoded.append(path.name) or decode(path)
+        builder, "decode_rgb", lambda path: decoded.append(path.name) or decode(path)
     )
     load(root)
     assert len(decoded) == 8
@@ -265,119 +270,60 @@ def test_textures(tmp_path):
     folder = tmp_path / "images"
     for name in ("woven/b", "banded/z", "banded/a"):
         save(folder / f"{name}.jpg", noise(name, SIZE, SIZE, 3), quality=95)
-    cache = str(tmp_path / "cache")
-    found = datasets.load_textures(str(folder), cache, SIZE, "bilinear")
+
+    def load(path, **changes):
+        return datasets.load_textures(options(folder, textures=str(path), **changes), SIZE)
+
+    found = load(folder)
     assert found.shape == (3, SIZE, SIZE, 3)
     order = [
         np.asarray(Image.open(folder / f"{n}.jpg")) for n in ("banded/a", "banded/z", "woven/b")
     ]
     np.testing.assert_array_equal(found, order)
-    assert datasets.load_textures("", cache, SIZE, "bilinear") is None
+    on_disk = load(folder, memory_gib=0.0)
+    assert isinstance(on_disk, stored.Stored) and on_disk.shape == found.shape
+    np.testing.assert_array_equal(on_disk[np.array([2, 0])], found[[2, 0]])
+    assert load("") is None
     with pytest.raises(ValueError, match="no such folder"):
-        datasets.load_textures(str(tmp_path / "none"), cache, SIZE, "bilinear")
+        load(tmp_path / "none")
 
 
-def test_pictures_of_every_kind_become_rgb(tmp_path):
-    grey = noise("grey", 6, 9)
-    rgb = noise("rgb", 6, 9, 3)
-    expected_grey = np.repeat(grey[..., None], 3, -1)
-
-    def decoded(name, array, **options):
-        return pictures.decode_rgb(save(tmp_path / name, array, **options))
-
-    np.testing.assert_array_equal(decoded("grey.png", grey), expected_grey)
-    # 16 bits: 257 v is the 16-bit value of the 8-bit v.
-    np.testing.assert_array_equal(decoded("deep.png", grey.astype(np.uint16) * 257), expected_grey)
-    np.testing.assert_array_equal(decoded("deep.tif", grey.astype(np.uint16) * 257), expected_grey)
-    rgba = np.concatenate([rgb, noise("alpha", 6, 9, 1)], -1)
-    np.testing.assert_array_equal(decoded("rgba.png", rgba), rgb)
-    np.testing.assert_array_equal(decoded("bits.png", grey > 127), (expected_grey > 127) * 255)
-    np.testing.assert_array_equal(decoded("rgb.bmp", rgb), rgb)
-    np.testing.assert_array_equal(decoded("rgb.webp", rgb, lossless=True), rgb)
-    with pytest.raises(ValueError, match="floating-point"):
-        decoded("float.tif", grey.astype(np.float32))
+def test_parts_of_textures_are_found(root):
+    """A texture's own thresh/, else carpet's; an object has none."""
+    assert load(root, kind="texture").parts is None
+    soft = noise("parts", 2, SIZE, SIZE)
+    for i in range(2):
+        save(root / f"carpet/thresh/{i:03}.png", soft[i])
+    assert load(root).parts is None
+    category = load(root, kind="texture")
+    np.testing.assert_array_equal(category.parts[..., 0], soft)
+    assert len(category.train.names) == 5 and len(category.test.names) == 3
+    save(root / "nut/thresh/000.png", soft[1])
+    np.testing.assert_array_equal(load(root, kind="texture").parts[..., 0], soft[1:])
 
 
-def test_palette_pictures(tmp_path):
-    rgb = np.zeros((4, 4, 3), np.uint8)
-    rgb[:2] = 250, 10, 60
-    image = Image.fromarray(rgb).quantize(4)
-    image.info["transparency"] = bytes([255, 0, 255, 255])  # the form that Pillow warns about
-    image.save(tmp_path / "palette.png")
-    np.testing.assert_array_equal(pictures.decode_rgb(tmp_path / "palette.png"), rgb)
+def test_what_does_not_fit_into_memory_stays_on_disk_and_is_the_same(root):
+    save(root / "nut/DISthresh/good/002.png", noise("soft", SIZE, SIZE))
+    whole, on_disk = load(root, holdout=0.4), load(root, holdout=0.4, memory_gib=0.0)
+    for name in ("train", "test", "held_out"):
+        memory, disk = getattr(whole, name), getattr(on_disk, name)
+        images = disk.images
+        assert isinstance(images, stored.Stored) and isinstance(memory.images, np.ndarray)
+        assert images.shape == memory.images.shape and len(images) == len(memory.images)
+        assert images.dtype == memory.images.dtype
+        index = np.random.default_rng(0).integers(0, len(images), 7)
+        np.testing.assert_array_equal(images[index], memory.images[index])
+        np.testing.assert_array_equal(images[index[:0]], memory.images[index[:0]])
+        for field in ("labels", "has_mask", "has_foreground", "masks", "defects", "names"):
+            np.testing.assert_array_equal(getattr(disk, field), getattr(memory, field))
+    has = whole.train.has_foreground
+    assert has.tolist() == [False, True, False]
+    np.testing.assert_array_equal(on_disk.train.foregrounds[has], whole.train.foregrounds[has])
 
 
-def test_exif_orientation_is_applied(tmp_path):
-    rgb = noise("exif", 4, 6, 3)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: to be rotated by 90 degrees clockwise
-    path = save(tmp_path / "turned.png", rgb, exif=exif)
-    np.testing.assert_array_equal(pictures.decode_rgb(path), np.rot90(rgb, -1))
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_mask_is_anything_above_zero(tmp_path, dtype):
-    truth = noise("mask", 5, 7) > 128
-    path = save(tmp_path / "mask.png", truth.astype(dtype))  # VisA's masks hold small integers
-    np.testing.assert_array_equal(pictures.decode_mask(path)[..., 0], truth)
-    colour = np.zeros((5, 7, 4), np.uint8)
-    colour[..., 3] = 255  # opaque black is background
-    colour[truth, 1] = 1
-    path = save(tmp_path / "colour.png", colour)
-    np.testing.assert_array_equal(pictures.decode_mask(path)[..., 0], truth)
-
-
-def nearest_oracle(mask, size):
-    """Pixel by pixel: the old pixel in which the new one's centre lies."""
-    height, width = mask.shape[:2]
-    out = np.zeros((size, size, 1), np.uint8)
-    for y in range(size):
-        for x in range(size):
-            out[y, x] = mask[(2 * y + 1) * height // (2 * size), (2 * x + 1) * width // (2 * size)]
-    return out
-
-
-@pytest.mark.parametrize("shape", [(90, 90), (47, 101), (17, 9)])
-def test_masks_shrink_by_nearest_not_by_blurring(shape):
-    mask = np.zeros((*shape, 1), np.uint8)
-    mask[shape[0] // 2] = 1  # one pixel thin: interpolating and cutting would lose it
-    mask[:, ::3] = 1
-    np.testing.assert_array_equal(pictures.resize_nearest(mask, 24), nearest_oracle(mask, 24))
-
-
-def bilinear_oracle(picture, size):
-    """OpenCV's formula in float64: source coordinate (x + 0.5) scale - 0.5, edges repeated."""
-
-    def weights(old):
-        matrix = np.zeros((size, old))
-        for new in range(size):
-            position = (new + 0.5) * old / size - 0.5
-            low = int(np.floor(position))
-            for index, weight in ((low, low + 1 - position), (low + 1, position - low)):
-                matrix[new, min(max(index, 0), old - 1)] += weight
-        return matrix
-
-    height, width = picture.shape[:2]
-    return np.einsum("yh,xw,hwc->yxc", weights(height), weights(width), picture)
-
-
-@pytest.mark.parametrize("shape", [(90, 90), (47, 101), (17, 9)])
-def test_bilinear_is_opencv_s(shape):
-    picture = noise("bilinear", *shape, 3)
-    ours = pictures.resize_picture(picture, 32, "bilinear")
-    np.testing.assert_allclose(ours, bilinear_oracle(picture, 32), atol=0.501)
-
-
-def test_antialias_averages_what_bilinear_skips():
-    checker = np.indices((128, 128)).sum(0) % 2 * np.uint8(255)
-    picture = np.repeat(checker[..., None], 3, -1).astype(np.uint8)
-    smooth = pictures.resize_picture(picture, 16, "antialias")
-    assert np.abs(smooth[2:-2, 2:-2].astype(int) - 127).max() <= 2
-    lines = np.zeros((128, 128, 3), np.uint8)
-    lines[::8] = 255  # bilinear looks at rows 3 and 4 of every 8
-    assert pictures.resize_picture(lines, 16, "bilinear").max() == 0
-
-
-def test_a_fitting_picture_is_not_touched():
-    picture = noise("fits", 32, 32, 3)
-    assert pictures.resize_picture(picture, 32, "bilinear") is picture
+def test_a_stored_set_is_read_by_many_threads_at_once(root):
+    memory, disk = load(root).train.images, load(root, memory_gib=0.0).train.images
+    draws = np.random.default_rng(0).integers(0, len(memory), (400, 3))
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for index, read in zip(draws, pool.map(disk.__getitem__, draws), strict=True):
+            np.testing.assert_array_equal(read, memory[index])

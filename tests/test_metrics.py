@@ -11,7 +11,8 @@ from diffad_jax import metrics
 from tests import goldens_io
 
 CASES = ("smooth", "saturated", "ties")
-IMAGE = {"image_auroc", "image_ap", "image_f1_max", "image_f1_threshold"}
+ENDS = {f"image_{name}_{end}" for name in ("auroc", "ap", "f1_max") for end in ("low", "high")}
+IMAGE = {"image_auroc", "image_ap", "image_f1_max", "image_f1_threshold"} | ENDS
 PIXEL = {"pixel_auroc", "pixel_ap", "pixel_f1_max", "pixel_f1_threshold", "aupro_30", "aupro_05"}
 
 
@@ -79,8 +80,9 @@ def test_goldens(case):
         masks.any((1, 2)), golden[f"{case}/image_scores"], masks, golden[f"{case}/scores"]
     )
     assert set(got) == IMAGE | PIXEL
+    assert set(metrics.IMAGE_MEASURES + metrics.PIXEL_MEASURES) <= {k.split("/")[1] for k in golden}
     for key, value in got.items():
-        if not key.endswith("threshold"):
+        if f"{case}/{key}" in golden:
             assert value == pytest.approx(float(golden[f"{case}/{key}"]), abs=1e-6), key
 
 
@@ -139,7 +141,8 @@ def test_infinite_scores_rank_last_and_first():
 
 def test_without_masks_there_are_only_image_measures():
     got = metrics.evaluate(np.array([0, 1]), np.array([0.1, 0.7]), None, np.zeros((2, 4, 4)))
-    assert got == {"image_auroc": 1, "image_ap": 1, "image_f1_max": 1, "image_f1_threshold": 0.7}
+    assert got.pop("image_f1_threshold") == pytest.approx(0.4)  # between the two
+    assert got == dict.fromkeys(IMAGE - {"image_f1_threshold"}, 1)
 
 
 @pytest.mark.parametrize(("label", "empty"), [(0, "no defective"), (1, "no good")])
@@ -183,3 +186,82 @@ def test_shapes_that_differ():
         metrics.auroc(np.array([0, 1]), np.zeros(3))
     with pytest.raises(either):
         metrics.aupro(np.zeros((1, 2, 2), bool), np.zeros((1, 2, 3)))
+
+
+def slow_threshold(labels, scores):
+    """Midway between the highest score with the best F1 and the next lower one."""
+    distinct = np.unique(scores)
+    best = max((round(sklearn.metrics.f1_score(labels, scores >= t), 12), t) for t in distinct)[1]
+    lower = distinct[distinct < best]
+    return (best + lower[-1]) / 2 if lower.size else best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_threshold_lies_between_two_scores(seed):
+    masks, maps = random_case(seed)
+    labels, scores = masks.ravel(), maps.ravel().astype(np.float64)
+    threshold = metrics.f1_max(labels, scores)[1]
+    assert threshold == pytest.approx(slow_threshold(labels, scores), rel=1e-12)
+
+
+def test_a_threshold_between_neighbouring_floats_still_parts_them():
+    low = np.float32(0.5)
+    high = np.nextafter(low, np.float32(1))
+    threshold = metrics.f1_max(np.array([0, 1]), np.array([low, high]))[1]
+    assert (np.array([low, high]) >= threshold).tolist() == [False, True]
+
+
+def slow_bootstrap(labels, scores, rounds):
+    """Test sets drawn picture by picture; the measures themselves are proved above."""
+    rng, results = np.random.default_rng(1), []
+    groups = [np.flatnonzero(labels == label) for label in (0, 1)]
+    for _ in range(rounds):
+        chosen = np.concatenate([rng.choice(group, group.size) for group in groups])
+        y, x = labels[chosen], scores[chosen]
+        measures = (metrics.auroc(y, x), metrics.average_precision(y, x), metrics.f1_max(y, x)[0])
+        results.append(measures)
+    return np.percentile(results, (2.5, 97.5), axis=0).T
+
+
+def test_intervals_are_those_of_resampled_test_sets():
+    rng = np.random.default_rng(3)
+    labels = np.arange(30) % 3 // 2
+    scores = np.round(rng.standard_normal(30) + labels, 1)  # with ties
+    got = metrics.bootstrap(labels, scores)
+    # 2000 resamples on our side, 1000 on the other: the ends of both scatter by about 0.01.
+    assert np.array(list(got.values())) == pytest.approx(
+        slow_bootstrap(labels, scores, 1000), abs=0.03
+    )
+    assert metrics.bootstrap(labels, scores) == got
+    assert metrics.bootstrap(labels, scores, seed=1) != got
+    order = rng.permutation(30)
+    assert metrics.bootstrap(labels[order], scores[order]) == got
+
+
+def test_a_tie_counts_one_half_in_every_resample():
+    got = metrics.bootstrap(np.arange(20) % 2, np.full(20, 0.3))
+    assert got == {"auroc": (0.5, 0.5), "ap": (0.5, 0.5), "f1_max": (2 / 3, 2 / 3)}
+
+
+def test_intervals_cover():
+    """95 % of the intervals of small test sets hold the value of the whole population (0.760)."""
+    rng, hold = np.random.default_rng(0), 0
+    labels = np.arange(100) % 2
+    for _ in range(60):
+        low, high = metrics.bootstrap(labels, rng.standard_normal(100) + labels)["auroc"]
+        hold += low <= 0.7602 <= high
+    assert 51 <= hold < 60  # 57 expected; a sound interval falls outside once in 10^3 and 20 times
+
+
+def test_the_mean_over_categories(caplog):
+    a = dict.fromkeys(metrics.IMAGE_MEASURES + metrics.PIXEL_MEASURES, 0.5)
+    b = {name: 0.75 for name in metrics.IMAGE_MEASURES} | {"pixel_ap": float("nan")}
+    b["image_f1_threshold"] = 0.1  # means of thresholds mean nothing
+    got = metrics.mean({"bottle": a, "screw": b})
+    assert got == dict.fromkeys(metrics.IMAGE_MEASURES, 0.625) | dict.fromkeys(
+        metrics.PIXEL_MEASURES, 0.5
+    )
+    assert "the mean pixel_ap leaves out screw: not defined" in caplog.text
+    assert "image_ap" not in caplog.text
+    nothing = metrics.mean({"bottle": {"image_ap": None}})
+    assert set(nothing) == set(a) and all(np.isnan(value) for value in nothing.values())

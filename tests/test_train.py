@@ -10,12 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from tensorboardX.proto import event_pb2
 
-from diffad_jax import checkpoint, evaluate, logs, sharding, steps, train, train_state
+from diffad_jax import checkpoint, evaluate, logs, sharding, steps, threshold, train, train_state
 from diffad_jax import workdir as workdirs
 from input_pipeline import pipeline
 from tests import folders, helpers
+
+# Defining the real ones takes seconds.
+UNUSED = (nnx.graphdef(nnx.Module()),) * 2
 
 
 def toy_init(config, optimizer, key):
@@ -51,9 +55,14 @@ def toy_batches(category, textures, config, *, start_step, process_index, proces
 def toy(monkeypatch):
     """Networks that need no time to compile, and batches that need none to make."""
     monkeypatch.setattr(pipeline, "numpy_batches", toy_batches)
+    make_toy(monkeypatch)
+
+
+def make_toy(monkeypatch):
+    """Networks of one number each."""
     for module in (train_state, evaluate):
         monkeypatch.setattr(module, "init", toy_init)
-        monkeypatch.setattr(module, "define", lambda model: None)  # tracing them takes seconds
+        monkeypatch.setattr(module, "define", lambda model: train_state.Networks(*UNUSED))
     monkeypatch.setattr(steps, "train_step", toy_step)
     monkeypatch.setattr(steps, "evaluate_step", toy_evaluate)
 
@@ -90,10 +99,19 @@ def lines(workdir):
 
 def outcome(workdir):
     """All that must not depend on interruptions."""
-    files = sorted(p for p in workdir.glob("eval/*/*") if p.suffix in (".json", ".csv", ".png"))
+    files = sorted(
+        p for p in workdir.glob("eval/*/*") if p.suffix in (".json", ".csv", ".png", ".html")
+    )
     with checkpoint.Checkpoints(workdir, writer=False) as checkpoints:
         latest = checkpoints.latest
     return lines(workdir), {str(f.relative_to(workdir)): f.read_bytes() for f in files}, latest
+
+
+def restored(workdir):
+    """The newest checkpoint's numbers."""
+    with checkpoint.Checkpoints(workdir, writer=False) as checkpoints:
+        target = evaluate.restore_target(helpers.parsed(), sharding.data_mesh())
+        return jax.tree.leaves(jax.device_get(checkpoints.restore(target)))
 
 
 def scalars_and_pictures(workdir):
@@ -140,7 +158,7 @@ def test_a_whole_run(toy, data, tmp_path, monkeypatch, caplog):
     assert {key: rows[-1][key] for key in final} == pytest.approx(final)
     assert written["image_auroc"] == final["image_auroc"]
     assert {p.name for p in (tmp_path / "eval/7").iterdir()} == {
-        *("metrics.json", "scores.csv", "grid.png")
+        *("metrics.json", "scores.csv", "grid.png", "report.html")
     }
     assert json.loads((tmp_path / "config.json").read_text())["train"]["batch_size"] == 8
     board = scalars_and_pictures(tmp_path)
@@ -239,10 +257,17 @@ def test_implicit_transfers_are_refused(toy, data, tmp_path, monkeypatch):
 
 def test_a_run_without_test_pictures(toy, tmp_path):
     folders.category(tmp_path, test=0)
-    assert train.run(configured(tmp_path), tmp_path / "run") is None
-    assert {row["kind"] for row in lines(tmp_path / "run")} == {"train"}
-    with pytest.raises(ValueError, match=f"no test pictures in {tmp_path}/disc/test"):
-        evaluate.run(configured(tmp_path), tmp_path / "run")
+    final = train.run(configured(tmp_path), tmp_path / "run")
+    assert lines(tmp_path / "run")[-1]["kind"] == "eval"
+    found = threshold.read(tmp_path / "run")
+    assert (found.source, found.pictures, found.step) == ("quantile", 1, 7)  # of 9, one held out
+    assert final["threshold_image"] == found.image
+
+    without = configured(tmp_path, data__holdout=0.0)
+    assert train.run(without, tmp_path / "all") is None
+    assert {row["kind"] for row in lines(tmp_path / "all")} == {"train"}
+    with pytest.raises(ValueError, match=f"no test pictures in {tmp_path}/disc, and none held out"):
+        evaluate.run(without, tmp_path / "all")
 
 
 def test_missing_masks_by_configuration(toy, tmp_path):

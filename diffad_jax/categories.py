@@ -1,0 +1,317 @@
+"""Many categories at once: a process each, on a device of its own, watched over by this one.
+
+Independent models need no communication, so this is the fastest way to train all of a data set on
+one machine. This process never touches an accelerator: they belong to the others.
+
+WORKDIR/CATEGORY/             that category's run, as if it had been started alone
+WORKDIR/CATEGORY/log.txt      its messages
+WORKDIR/categories.json       how each stands
+WORKDIR/comparison.*          the last evaluation of each, and the mean
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+from etils import epath
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from diffad_jax import compare
+from diffad_jax import workdir as workdirs
+from diffad_jax.config import Config
+from input_pipeline import layouts
+
+logger = logging.getLogger(__name__)
+RESTARTS = 2  # of a process that something killed; one that ended with an error would end so again
+POLL_SECONDS = 0.5
+REPORT_SECONDS = 60  # between two lines of a running category, where there is no terminal
+PROGRAM = (sys.executable, "-m", "diffad_jax.main")
+# Platform and devices as JAX sees them; a chip of a TPU is one, however many cores it has.
+COUNT = """
+import jax
+devices = jax.local_devices()
+print(devices[0].platform, len({tuple(getattr(d, "coords", None) or (d.id,)) for d in devices}))
+"""
+
+_LIBC = ctypes.CDLL(None)
+
+
+@dataclasses.dataclass
+class Job:
+    """One category: where it runs and how it stands."""
+
+    name: str
+    workdir: epath.Path
+    log: pathlib.Path
+    state: str = "waiting"  # waiting, running, done, stopped or failed
+    starts: int = 0
+    slot: int | None = None
+    process: subprocess.Popen | None = None
+    told: bool = False  # to stop
+    reported: float = 0.0  # s, monotonic
+
+
+def run(
+    config: Config,
+    workdir: epath.PathLike,
+    arguments: Sequence[str],
+    mode: str = "train",
+    workers: int = 0,
+    program: Sequence[str] = PROGRAM,
+) -> None:
+    """Run all categories of a configuration; one that fails leaves the others alone.
+
+    Told to stop (SIGTERM, Ctrl-C), it tells the others, and returns when they have saved. The same
+    command again goes on; what is done is not done again.
+
+    Args:
+      config: `data.category` is 'all' or 'NAME,NAME,...'.
+      workdir: the folder above the runs.
+      arguments: of `program`, for all; each process gets its category and workdir besides.
+      mode: 'train' or 'evaluate'.
+      workers: processes at a time; 0: one for every GPU or TPU chip, one on CPUs.
+      program: the command line.
+
+    Raises:
+      ValueError: no such category; workdir in use; or categories failed: names them and their logs.
+    """
+    jobs = [_job(name, workdir) for name in names(config)]
+    base = epath.Path(workdir)
+    platform, count = devices()
+    workers = workers or (1 if platform == "cpu" else count)
+    if platform != "cpu" and workers > count:
+        raise ValueError(f"--workers={workers}, but there are {count} {platform} devices")
+    base.mkdir(parents=True, exist_ok=True)
+    with workdirs.Hold(base):
+        if mode == "train":
+            _mark_done(jobs, base, config)
+        with _told_to_stop() as stopping, _display(jobs, config) as show:
+            while any(job.state in ("waiting", "running") for job in jobs):
+                if any([_ended(job, mode, bool(stopping)) for job in jobs]):
+                    write(jobs, base, config)
+                free = set(range(workers)) - {job.slot for job in jobs if job.state == "running"}
+                for job in [j for j in jobs if j.state == "waiting"]:
+                    if stopping:
+                        job.state = "stopped"
+                    elif free:
+                        _start(job, free.pop(), platform, [*program, *arguments, f"--mode={mode}"])
+                if stopping:
+                    _tell(jobs)
+                show()
+                time.sleep(POLL_SECONDS)
+        write(jobs, base, config)
+    evaluated = [job.workdir for job in jobs if list(job.workdir.glob("eval/*/metrics.json"))]
+    if evaluated:
+        compare.run(evaluated, base)
+    if failed := [f"{job.name} ({job.log})" for job in jobs if job.state == "failed"]:
+        raise ValueError(f"{len(failed)} of {len(jobs)} categories failed: {', '.join(failed)}")
+
+
+def names(config: Config) -> list[str]:
+    """The categories that a configuration names.
+
+    Raises:
+      ValueError: there is no such category.
+    """
+    found = layouts.categories(pathlib.Path(config.data.root), config.data.layout)
+    if config.data.category == "all":
+        return found
+    wanted = [name.strip() for name in config.data.category.split(",") if name.strip()]
+    if unknown := sorted(set(wanted) - set(found)):
+        raise ValueError(f"no categories {unknown} in {config.data.root}: found {found}")
+    return list(dict.fromkeys(wanted))
+
+
+def devices() -> tuple[str, int]:
+    """Platform and number of this machine's devices, asked for in a process of its own."""
+    result = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True)
+    if result.returncode:
+        raise ValueError(f"JAX finds no devices: {result.stderr.strip().splitlines()[-1:]}")
+    platform, count = result.stdout.split()[-2:]
+    return platform, int(count)
+
+
+def pinned(platform: str, slot: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that leave a process only the device number `slot` of those visible."""
+    if platform == "gpu":
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[slot] if visible else str(slot)}
+    if platform == "tpu":  # a cluster of one chip, with a port of its own
+        port = 8476 + slot
+        return {
+            "TPU_VISIBLE_CHIPS": str(slot),
+            "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+            "TPU_PROCESS_BOUNDS": "1,1,1",
+            "TPU_PROCESS_ADDRESSES": f"localhost:{port}",
+            "TPU_PROCESS_PORT": str(port),
+            "CLOUD_TPU_TASK_ID": "0",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        }
+    return {}
+
+
+def progress(workdir: epath.Path, batch_size: int) -> dict[str, Any]:
+    """How far a run is, from its metrics.jsonl: step, total, loss, speed, eta (s), image_auroc."""
+    path = workdir / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    known: dict[str, Any] = {}
+    for row in rows:
+        if row["kind"] == "eval":
+            known["image_auroc"] = row.get("image_auroc")
+            continue
+        step, speed = row["step"], row["images_per_second"]
+        total = row.get("total_steps", step)  # lines of an older version have none
+        known |= {"step": step, "total": total, "loss": row["loss"], "speed": speed}
+        known["eta"] = (total - step) * batch_size / speed
+    return known
+
+
+def write(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None:
+    """Write categories.json: how each stands."""
+    states = {job.name: {"state": job.state, "log": str(job.log)} for job in jobs}
+    content = {"config": config.to_dict(), "categories": states}
+    workdirs.write(workdir / "categories.json", json.dumps(content, indent=2) + "\n")
+
+
+def _job(name: str, workdir: epath.PathLike) -> Job:
+    folder = epath.Path(workdir) / name
+    if workdirs.is_remote(workdir):  # a process cannot write its messages there
+        return Job(name, folder, pathlib.Path(tempfile.gettempdir()) / f"diffad_jax_{name}.txt")
+    return Job(name, folder, pathlib.Path(os.path.abspath(folder)) / "log.txt")
+
+
+def _mark_done(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None:
+    """What the same configuration has done before is done."""
+    path = workdir / "categories.json"
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}): move it away") from error
+    now = json.loads(json.dumps(config.to_dict()))
+    before["config"]["data"]["category"] = now["data"]["category"]
+    for job in jobs:
+        known = before["categories"].get(job.name, {})
+        if known.get("state") == "done" and before["config"] == now:
+            job.state = "done"
+
+
+def _start(job: Job, slot: int, platform: str, command: list[str]) -> None:
+    job.slot, job.state, job.starts = slot, "running", job.starts + 1
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    own = [f"--config.data.category={job.name}", f"--workdir={job.workdir}", "--num_processes=1"]
+    with open(job.log, "a") as log:
+        job.process = subprocess.Popen(
+            [*command, *own],
+            env=os.environ | pinned(platform, slot, os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches this process, which passes it on
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent is gone, even killed."""
+    _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _ended(job: Job, mode: str, stopping: bool) -> bool:
+    """Notice the end of a job's process, if it has just ended."""
+    code = None if job.process is None else job.process.poll()
+    if code is None:
+        return False
+    job.process = job.slot = None
+    if code == 0:
+        known = progress(job.workdir, 1)
+        whole = mode == "evaluate" or known.get("step", -1) == known.get("total")
+        job.state = "done" if whole else "stopped"
+    elif job.told and code == -signal.SIGTERM:  # before there was anything to save
+        job.state = "stopped"
+    elif code < 0 and job.starts <= RESTARTS and not stopping:
+        logger.warning("%s: killed by signal %d, started again", job.name, -code)
+        job.state = "waiting"
+    else:
+        job.state = "failed"
+        logger.error("%s: ended with code %d: %s", job.name, code, job.log)
+    return True
+
+
+def _tell(jobs: Sequence[Job]) -> None:
+    """SIGTERM to each running process, once."""
+    for job in jobs:
+        if job.state == "running" and not job.told:
+            job.process.terminate()
+            job.told = True
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[list[int]]:
+    """A list that is not empty any more when this process was told to stop."""
+    told: list[int] = []
+    signals = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, lambda n, _: told.append(n)) for number in signals]
+    try:
+        yield told
+    finally:
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _display(jobs: Sequence[Job], config: Config, file: TextIO | None = None):
+    """A function that shows how all stand: a live table on a terminal, else a line now and then."""
+    console = Console(file=file or sys.stderr)
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda: live.update(table(jobs, config), refresh=True)
+        return
+    yield lambda: _report(jobs, config)
+
+
+def _report(jobs: Sequence[Job], config: Config) -> None:
+    for job in jobs:
+        recent = time.monotonic() - job.reported < REPORT_SECONDS
+        if recent if job.state == "running" else job.reported == float("inf"):
+            continue
+        if job.state != "waiting":
+            logger.info("%s", "  ".join(cell for cell in _cells(job, config) if cell))
+            job.reported = time.monotonic() if job.state == "running" else float("inf")
+
+
+def table(jobs: Sequence[Job], config: Config) -> Table:
+    """How all stand."""
+    columns = ("category", "", "step", "loss", "images/s", "ETA", "image AUROC")
+    result = Table(*columns, title=f"{sum(j.state == 'done' for j in jobs)} of {len(jobs)} done")
+    colors = {"running": "green", "failed": "red", "done": "bold", "waiting": "dim"}
+    for job in jobs:
+        result.add_row(*_cells(job, config), style=colors.get(job.state))
+    return result
+
+
+def _cells(job: Job, config: Config) -> list[str]:
+    known = progress(job.workdir, config.train.batch_size)
+    cells = [job.name, job.state, "", "", "", "", ""]
+    if "step" in known:
+        cells[2:5] = f"{known['step']}/{known['total']}", f"{known['loss']:.4f}", ""
+        if job.state == "running":
+            minutes, seconds = divmod(int(known["eta"]), 60)
+            cells[4:6] = f"{known['speed']:.1f}", f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    if known.get("image_auroc") is not None:
+        cells[6] = f"{known['image_auroc']:.3f}"
+    return cells

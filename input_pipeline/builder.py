@@ -1,0 +1,319 @@
+r"""The TensorFlow Datasets builder: one source folder of any layout, decoded, resized, in shards.
+
+The program builds by itself what it has not built yet (`prepare`); `python -m
+input_pipeline.prepare` does so ahead, as for hosts that have no source folder. With TFDS's own
+tools (`pip install apache-beam mlcroissant`), one category at 256 px, or with any field:
+
+    PYTHONPATH=. tfds build anomaly_pictures/mvtec --imports input_pipeline.builder \
+        --manual_dir parts/screw --data_dir DIR --file_format array_record
+    ... anomaly_pictures --config '{"folder": "parts/screw", "image_size": 512}'
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+from etils import epath
+
+from input_pipeline.layouts import LAYOUTS, resolve
+from input_pipeline.pictures import decode_mask, decode_rgb, resize_nearest, resize_picture
+from input_pipeline.scan import GOOD, Record, parts, scan
+
+logger = logging.getLogger(__name__)
+
+_VERSION = "2.0.0"  # raise it whenever the same source would give other shards
+# Categories that the paper treats as textures; all others are objects.
+TEXTURES = frozenset(
+    ["carpet", "grid", "leather", "tile", "wood", "zipper"] + [f"class{i}" for i in range(1, 11)]
+)
+SPLITS = ("train", "test", "parts")
+_CHUNK = 64  # pictures decoded ahead of the writer, which bounds the memory
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class PicturesConfig(tfds.core.BuilderConfig):
+    """One source folder at one size. What `tfds build --config` takes as JSON.
+
+    `name` ends in a fingerprint of all that decides the result, so a changed source is another
+    config and is prepared anew. Without a folder, which is then TFDS's manual_dir, it is the
+    layout's.
+    """
+
+    name: str = dataclasses.field(default="", init=False)
+    folder: str = ""
+    layout: str = "auto"  # a row of `layouts.LAYOUTS`
+    image_size: int = 256  # px
+    resize: str = "bilinear"  # as data.resize
+    fit: str = "stretch"  # as data.fit
+    missing_masks: str = "error"  # as data.missing_masks
+    kind: str = "auto"  # as data.kind
+
+    def __post_init__(self):
+        """Scan the folder.
+
+        Raises:
+          ValueError: no layout fits, or as `scan.scan`.
+        """
+        if not self.folder:
+            self.name, self.records = self.layout, []
+            return
+        self.layout = resolve(self.path, self.layout)
+        self.records = scan(self.path, LAYOUTS[self.layout], self.missing_masks)
+        if LAYOUTS[self.layout].category and kind_of(self.path.name, self.kind) == "texture":
+            self.records += parts(self.path)
+        options = [_VERSION, self.image_size, self.resize, self.fit]
+        digest = fingerprint(self.path, self.records, options)
+        self.name = self.stem(self.path, self.image_size, self.resize, self.fit) + digest
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The source folder."""
+        return pathlib.Path(self.folder).expanduser()
+
+    @staticmethod
+    def stem(folder: pathlib.Path, image_size: int, resize: str, fit: str) -> str:
+        """What the name begins with; the fingerprint follows."""
+        plain = re.sub(r"[^A-Za-z0-9]+", "_", folder.name)
+        return f"{plain}-{image_size}-{resize}-{fit}-"
+
+
+class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
+    """Pictures of any layout, decoded to 8-bit RGB and resized to a square."""
+
+    VERSION = tfds.core.Version(_VERSION)
+    BUILDER_CONFIGS: ClassVar = [PicturesConfig(layout=name) for name in ("auto", *LAYOUTS)]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder of one category, or of textures."
+    url_infos = None  # nothing is downloaded, so there are no checksums to look for
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        layout = LAYOUTS["folder" if config.layout == "auto" else config.layout]
+
+        def plane(channels: int) -> tfds.features.Tensor:
+            shape = (config.image_size, config.image_size, channels)
+            return tfds.features.Tensor(
+                shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+            )
+
+        features = {"image": plane(3), "name": tfds.features.Text()}
+        if layout.category:
+            features |= {
+                "mask": plane(1),
+                "has_mask": np.bool_,
+                "foreground": plane(1),
+                "has_foreground": np.bool_,
+                "label": np.int32,
+                "defect": tfds.features.Text(),
+            }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=layout.description,
+            citation=layout.citation,
+            license=layout.licence,
+            disable_shuffling=True,  # the order of `records` is the order of the data set
+            features=tfds.features.FeaturesDict(features),
+            # Names and labels without reading a shard, also where the source folder is not.
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager):
+        config = self.builder_config
+        if not config.folder:
+            config = dataclasses.replace(config, folder=str(dl_manager.manual_dir))
+        self.info.metadata["records"] = [dataclasses.astuple(record) for record in config.records]
+        splits = {s: [r for r in config.records if r.split == s] for s in SPLITS}
+        return {s: self._generate_examples(config, rs) for s, rs in splits.items() if rs}
+
+    def _generate_examples(
+        self, config: PicturesConfig, records: list[Record]
+    ) -> Iterator[tuple[int, dict]]:
+        features = list(self.info.features)
+
+        def example(record: Record) -> dict:
+            whole = load_record(config.path, record, config.image_size, config.resize, config.fit)
+            return {name: whole[name] for name in features}
+
+        # Pillow and TensorFlow release the interpreter lock, so threads decode in parallel.
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for start in range(0, len(records), _CHUNK):
+                chunk = records[start : start + _CHUNK]
+                yield from enumerate(pool.map(example, chunk), start)
+
+
+def kind_of(category: str, kind: str) -> str:
+    """'object' or 'texture': what `data.kind` says, or where that is 'auto' the category's name."""
+    if kind != "auto":
+        return kind
+    return "texture" if category.lower() in TEXTURES else "object"
+
+
+def fingerprint(folder: pathlib.Path, records: Iterable[Record], options: list) -> str:
+    """12 hexadecimal digits that change with the folder, its list of pictures, any file's size or
+    modification time, and the options.
+
+    Raises:
+      ValueError: a listed file is not there.
+    """
+    entries: list = [str(folder.resolve()), options]
+    for record in records:
+        files = [folder / f for f in (record.picture, record.mask, record.foreground) if f]
+        entries.append([dataclasses.astuple(record), [_stamp(file) for file in files]])
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:12]
+
+
+def _stamp(file: pathlib.Path) -> tuple[int, int]:
+    """Size and modification time."""
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as a picture: {error.strerror}") from error
+    return stat.st_size, stat.st_mtime_ns
+
+
+def prepare(config: PicturesConfig, cache_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of `config`, its pictures written under `cache_dir` unless they are there.
+
+    TFDS writes into a folder of another name and renames it when all is written, so what an
+    interrupted preparation leaves is never read.
+
+    Raises:
+      ValueError: as `load_record`; the cache cannot be written.
+    """
+    cache_dir = os.path.expanduser(cache_dir)
+    builder = _builder(config, cache_dir)
+    if builder.data_path.exists():
+        return _readable(builder)
+    logger.info("preparing %d pictures of %s (once)", len(config.records), config.folder)
+    options = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats="skip")
+    try:
+        with _quiet():
+            builder.download_and_prepare(download_config=options, file_format="array_record")
+    except (OSError, RuntimeError) as error:  # the writer of the shards raises RuntimeError
+        # Another process that prepares the same pictures may have been first to rename.
+        builder = _builder(config, cache_dir)
+        if not builder.data_path.exists():
+            raise _unwritable(cache_dir, error) from error
+    return builder
+
+
+def _builder(config: PicturesConfig, cache_dir: str) -> AnomalyPictures:
+    try:
+        with _quiet():
+            return AnomalyPictures(config=config, data_dir=cache_dir)
+    except OSError as error:
+        raise _unwritable(cache_dir, error) from error
+
+
+def _unwritable(cache_dir: str, error: Exception) -> ValueError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split(";")[0].split())
+    return ValueError(f"cannot keep prepared pictures in data.cache_dir={cache_dir}: {reason}")
+
+
+def find(
+    folder: pathlib.Path, image_size: int, resize: str, fit: str, cache_dir: str
+) -> tfds.core.DatasetBuilder:
+    """What was prepared in `cache_dir` from a folder of that name, which need not be here.
+
+    Raises:
+      ValueError: nothing, or more than one state of it.
+    """
+    top = epath.Path(os.path.expanduser(cache_dir)) / AnomalyPictures.name
+    pattern = PicturesConfig.stem(folder, image_size, resize, fit) + "*"
+    found = sorted(top.glob(f"{pattern}/{_VERSION}")) if top.exists() else []
+    if len(found) != 1:
+        names = ": " + ", ".join(path.parent.name for path in found) if found else ""
+        raise ValueError(f"{len(found)} prepared sets are {top / pattern}, need one{names}")
+    return _readable(tfds.builder_from_directory(found[0]))
+
+
+def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
+    """The same; ValueError where its shards cannot be read by index."""
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{builder.data_path} holds {builder.info.file_format.value} files, need array_record: "
+            f"take the folder away, or build it with --file_format array_record"
+        )
+    return builder
+
+
+def records(builder: tfds.core.DatasetBuilder, split: str) -> list[Record]:
+    """What is known of the pictures of a split, in their order."""
+    return [
+        r
+        for r in (Record(*values) for values in builder.info.metadata["records"])
+        if r.split == split
+    ]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the messages and bars of TFDS, which speak of downloads that do not happen."""
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl_logging.set_verbosity(verbosity)
+
+
+def load_record(folder: pathlib.Path, record: Record, size: int, resize: str, fit: str) -> dict:
+    """Decode the files of one record and bring them to the features of `AnomalyPictures`.
+
+    Raises:
+      ValueError: a file that is not a whole picture; a mask of another size than its picture, an
+        empty one of a defective picture, or one that marks a defect in a good picture.
+    """
+    picture = decode_rgb(folder / record.picture)
+    mask = np.zeros((size, size, 1), np.uint8)
+    if record.mask:
+        mask = resize_nearest(_mask(folder, record, picture.shape), size, fit)
+    foreground = np.zeros((size, size, 1), np.uint8)
+    if record.foreground:
+        grey = decode_rgb(folder / record.foreground).max(-1, keepdims=True)
+        foreground = resize_picture(grey, size, resize, fit, border="constant")
+    return {
+        "image": resize_picture(picture, size, resize, fit),
+        "mask": mask,
+        "has_mask": record.has_mask,
+        "foreground": foreground,
+        "has_foreground": bool(record.foreground),
+        "label": int(record.defect != GOOD),
+        "defect": record.defect,
+        "name": record.picture,
+    }
+
+
+def _mask(folder: pathlib.Path, record: Record, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask of a picture of `shape`, checked."""
+    mask = decode_mask(folder / record.mask)
+    if mask.shape[:2] != shape[:2]:
+        raise ValueError(
+            f"{folder / record.mask} is {mask.shape[1]}x{mask.shape[0]} px but its picture "
+            f"{folder / record.picture} is {shape[1]}x{shape[0]} px"
+        )
+    marked = int(mask.sum())
+    if record.defect != GOOD and not marked:
+        raise ValueError(
+            f"{folder / record.mask} is empty but its picture {folder / record.picture} is "
+            f"defective; with data.missing_masks=ignore the file can be taken away"
+        )
+    if record.defect == GOOD and marked:
+        raise ValueError(
+            f"{folder / record.mask} marks {marked} px but its picture {folder / record.picture} "
+            f"is good"
+        )
+    return mask

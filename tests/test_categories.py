@@ -1,0 +1,137 @@
+"""Many categories side by side: failures alone, restarts, stops, what is done is not done again."""
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from etils import epath
+from rich.console import Console
+
+from diffad_jax import categories
+from tests import folders, helpers, test_train
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Three times the same pictures; in the last category one is broken."""
+    for name in ("a", "b", "broken"):
+        folders.category(tmp_path / "data").rename(tmp_path / "data" / name)
+    (tmp_path / "data/broken/train/good/003.png").write_bytes(b"not a picture")
+    return tmp_path / "data"
+
+
+def supervise(data, work, **options):
+    config = helpers.parsed(data__root=str(data), data__category="all", train__batch_size=8)
+    program = [sys.executable, "-m", "tests.cluster_worker", "category", str(data)]
+    return categories.run(config, work, ["--killed=b"], workers=2, program=program, **options)
+
+
+def states(work):
+    content = json.loads((work / "categories.json").read_text())
+    return {name: entry["state"] for name, entry in content["categories"].items()}
+
+
+def test_all_categories(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(categories, "devices", lambda: ("cpu", 1))
+    monkeypatch.chdir(folders.REPOSITORY)
+    work = tmp_path / "runs"
+
+    # Told to stop while the first is training: it saves, nothing else is started.
+    def stop():
+        while not (work / "a/metrics.jsonl").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    supervise(data, work)
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert states(work)["a"] == "stopped" and states(work)["broken"] == "stopped"
+    steps = [int(p.name) for p in (work / "a/checkpoints").iterdir() if p.name.isdigit()]
+    assert 0 < max(steps) < 40
+
+    # One is broken, one gets killed; each leaves the others alone.
+    with pytest.raises(ValueError, match=r"^1 of 3 categories failed: broken \(.*broken/log\.txt"):
+        supervise(data, work)
+    assert states(work) == {"a": "done", "b": "done", "broken": "failed"}
+    assert "003.png cannot be read" in (work / "broken/log.txt").read_text()
+    assert test_train.lines(work / "a") == test_train.lines(work / "b")
+    assert test_train.lines(work / "a")[-1]["step"] == 40
+
+    # Mended, only that one is run.
+    (data / "broken/train/good/003.png").write_bytes((data / "a/train/good/003.png").read_bytes())
+    logs = {name: (work / name / "log.txt").read_bytes() for name in ("a", "b")}
+    supervise(data, work)
+    assert set(states(work).values()) == {"done"}
+    assert logs == {name: (work / name / "log.txt").read_bytes() for name in logs}
+    scores = [
+        json.loads((work / name / "eval/40/metrics.json").read_text())["image_auroc"]
+        for name in ("a", "b", "broken")
+    ]
+    rows = (work / "comparison.md").read_text().splitlines()
+    assert [row.split("|")[1].strip() for row in rows if row.startswith("|")][2:5] == [
+        *("a", "b", "broken")
+    ]
+    assert f"{100 * np.mean(scores):.1f}" in (work / "comparison.md").read_text()
+
+
+def job(tmp_path, **changes):
+    return categories.Job("a", epath.Path(tmp_path) / "a", tmp_path / "a/log.txt", **changes)
+
+
+def test_a_process_that_is_killed_again_and_again_fails(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(categories, "devices", lambda: ("cpu", 1))
+    monkeypatch.setattr(categories, "POLL_SECONDS", 0.02)
+    config = helpers.parsed(data__root=str(data), data__category="a,b", train__batch_size=8)
+    program = ["bash", "-c", "echo started; kill -9 $$"]
+    with pytest.raises(ValueError, match="2 of 2 categories failed"):
+        categories.run(config, tmp_path / "runs", [], program=program)
+    for name in ("a", "b"):
+        assert (tmp_path / "runs" / name / "log.txt").read_text() == "started\n" * 3
+
+
+def test_names(data):
+    def named(text):
+        return categories.names(helpers.parsed(data__root=str(data), data__category=text))
+
+    assert named("all") == ["a", "b", "broken"] and named("b, a") == ["b", "a"]
+    with pytest.raises(ValueError, match=r"no categories \['c'\] in .* found \['a', 'b'"):
+        named("a,c")
+
+
+def test_devices_are_counted_elsewhere():
+    assert categories.devices() == ("cpu", int(os.environ.get("JAX_NUM_CPU_DEVICES", 1)))
+
+
+def test_each_process_sees_one_device():
+    assert categories.pinned("cpu", 1, {}) == {}
+    assert categories.pinned("gpu", 1, {}) == {"CUDA_VISIBLE_DEVICES": "1"}
+    visible = {"CUDA_VISIBLE_DEVICES": "4,6"}
+    assert categories.pinned("gpu", 1, visible) == {"CUDA_VISIBLE_DEVICES": "6"}
+    both = [categories.pinned("tpu", slot, {}) for slot in (0, 1)]
+    assert [one["TPU_VISIBLE_CHIPS"] for one in both] == ["0", "1"]
+    assert both[0]["TPU_PROCESS_PORT"] != both[1]["TPU_PROCESS_PORT"]
+
+
+def test_the_table_shows_how_all_stand(tmp_path):
+    config = helpers.parsed(train__batch_size=8)
+    rows = [
+        {"kind": "train", "step": 10, "total_steps": 100, "loss": 0.5, "images_per_second": 2.0},
+        {"kind": "eval", "step": 10, "total_steps": 100, "image_auroc": 0.875},
+    ]
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(categories.table([job(tmp_path, state="running")], config))
+    text = console.file.getvalue()
+    for cell in ("10/100", "0.5000", "2.0", "0:06:00", "0.875", "0 of 1 done"):
+        assert cell in text, text
