@@ -248,7 +248,7 @@ def test_the_areas_under_the_curves_are_the_measures(tmp_path):
             x, y = drawn(line).T
             expected = getattr(sklearn.metrics, measure)(labels, scores)
             assert np.trapezoid(y, x) == pytest.approx(expected, abs=tolerance)
-        ring = next(values for tag, values in read.lines[name] if tag == "circle")
+        ring = next(values for tag, values in read.lines[name] if tag == "circle")  # before its key
         place = drawn(f"{ring['cx']},{ring['cy']}")[0]
         expected = (1 / 2, 3 / 4) if name == "ROC curve" else (3 / 4, 3 / 4)
         assert place == pytest.approx(expected, abs=1e-4)
