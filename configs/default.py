@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
             },
             "data": {
                 "root": "data/mvtec",  # the folder that holds the categories
-                "category": "bottle",
+                "category": "bottle",  # all, or NAME,NAME,...: many at once, a process each
                 # How the category's folder is arranged: auto looks; folder (your own), mvtec (MPDD
                 # too), visa, visa_csv, dagm, dagm_raw (the last two of each: as downloaded); or
                 # prepared: read from cache_dir alone, as on a host without the pictures.
@@ -102,6 +102,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "batch_size": 16,
                 "top_pixels": 50,  # image score: the mean of that many largest pixels of the map
                 "weights": "ema",  # ema or raw
+                "draws": 1,  # of the noise; the map is their mean, and its cost grows with them
                 "checkpoint": "last",  # or best: see train.keep_best
                 "grid_rows": 12,  # pictures in the grid
                 # Without defective test pictures: share of good pictures that the threshold lets
@@ -110,6 +111,13 @@ def get_config() -> ml_collections.ConfigDict:
                 # Up to so many pictures pixel measures are exact and maps stay in memory; of more,
                 # they are within 5e-4, and maps lie in temporary files.
                 "exact_pictures": 1000,
+            },
+            "predict": {
+                # For pictures larger than image_size: the least share of a tile's width that
+                # neighbouring tiles have in common, such as 0.25. 0: no tiles; pictures are resized
+                # whole, as in training.
+                "tile_overlap": 0.0,
+                "maps": "png",  # png (16 bit) or npy (float32)
             },
         }
     )

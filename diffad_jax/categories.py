@@ -5,7 +5,8 @@ one machine. This process never touches an accelerator: they belong to the other
 
 WORKDIR/CATEGORY/             that category's run, as if it had been started alone
 WORKDIR/CATEGORY/log.txt      its messages
-WORKDIR/categories.json, .md  how each ended, its last evaluation, and the mean of all
+WORKDIR/categories.json       how each stands
+WORKDIR/comparison.*          the last evaluation of each, and the mean
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from diffad_jax import compare
 from diffad_jax import workdir as workdirs
 from diffad_jax.config import Config
 from input_pipeline import layouts
@@ -36,10 +38,6 @@ logger = logging.getLogger(__name__)
 RESTARTS = 2  # of a process that something killed; one that ended with an error would end so again
 POLL_SECONDS = 0.5
 REPORT_SECONDS = 60  # between two lines of a running category, where there is no terminal
-MEASURES = (
-    *("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max"),
-    *("aupro_30", "aupro_05"),
-)
 PROGRAM = (sys.executable, "-m", "diffad_jax.main")
 # Platform and devices as JAX sees them; a chip of a TPU is one, however many cores it has.
 COUNT = """
@@ -66,20 +64,14 @@ class Job:
     reported: float = 0.0  # s, monotonic
 
 
-def several(config: Config) -> bool:
-    """Whether a configuration names more than one category: 'all', or a list with commas."""
-    return config.data.category == "all" or "," in config.data.category
-
-
 def run(
     config: Config,
     workdir: epath.PathLike,
     arguments: Sequence[str],
-    *,
     mode: str = "train",
     workers: int = 0,
     program: Sequence[str] = PROGRAM,
-) -> dict[str, float] | None:
+) -> None:
     """Run all categories of a configuration; one that fails leaves the others alone.
 
     Told to stop (SIGTERM, Ctrl-C), it tells the others, and returns when they have saved. The same
@@ -92,9 +84,6 @@ def run(
       mode: 'train' or 'evaluate'.
       workers: processes at a time; 0: one for every GPU or TPU chip, one on CPUs.
       program: the command line.
-
-    Returns:
-      The mean of each measure over the categories; None where it was told to stop.
 
     Raises:
       ValueError: no such category; workdir in use; or categories failed: names them and their logs.
@@ -123,11 +112,12 @@ def run(
                     _tell(jobs)
                 show()
                 time.sleep(POLL_SECONDS)
-        means = write(jobs, base, config)
-    logger.info("%s", (base / "categories.md").read_text())
+        write(jobs, base, config)
+    evaluated = [job.workdir for job in jobs if list(job.workdir.glob("eval/*/metrics.json"))]
+    if evaluated:
+        compare.run(evaluated, base)
     if failed := [f"{job.name} ({job.log})" for job in jobs if job.state == "failed"]:
         raise ValueError(f"{len(failed)} of {len(jobs)} categories failed: {', '.join(failed)}")
-    return None if stopping else means
 
 
 def names(config: Config) -> list[str]:
@@ -136,7 +126,7 @@ def names(config: Config) -> list[str]:
     Raises:
       ValueError: there is no such category.
     """
-    found = layouts.categories(config.data.root, config.data.layout)
+    found = layouts.categories(pathlib.Path(config.data.root), config.data.layout)
     if config.data.category == "all":
         return found
     wanted = [name.strip() for name in config.data.category.split(",") if name.strip()]
@@ -189,44 +179,16 @@ def progress(workdir: epath.Path, batch_size: int) -> dict[str, Any]:
     return known
 
 
-def write(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> dict[str, float]:
-    """Write categories.json and categories.md; returns the mean of each measure."""
-    rows = {job.name: _last_evaluation(job.workdir) for job in jobs}
-    means = {}
-    for name in MEASURES:
-        values = [row[name] for row in rows.values() if row.get(name) is not None]
-        if values:
-            means[name] = sum(values) / len(values)
-    states = {j.name: {"state": j.state, "log": str(j.log), **rows[j.name]} for j in jobs}
-    content = {"config": config.to_dict(), "categories": states, "mean": means}
+def write(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None:
+    """Write categories.json: how each stands."""
+    states = {job.name: {"state": job.state, "log": str(job.log)} for job in jobs}
+    content = {"config": config.to_dict(), "categories": states}
     workdirs.write(workdir / "categories.json", json.dumps(content, indent=2) + "\n")
-    lines = [f"| category | state | step | {' | '.join(MEASURES)} |", "|---" * 11 + "|"]
-    lines += [_markdown(job.name, job.state, rows[job.name]) for job in jobs]
-    lines += [_markdown(f"mean of {sum(map(bool, rows.values()))}", "", means)]
-    workdirs.write(workdir / "categories.md", "\n".join(lines) + "\n")
-    return means
-
-
-def _markdown(name: str, state: str, row: Mapping[str, Any]) -> str:
-    values = [row.get(measure) for measure in MEASURES]
-    cells = [name, state, str(row.get("step", ""))]
-    cells += ["" if value is None else f"{value:.3f}" for value in values]
-    return f"| {' | '.join(cells)} |"
-
-
-def _last_evaluation(workdir: epath.Path) -> dict[str, Any]:
-    """Step and metrics of the newest evaluation; empty where there is none."""
-    steps = [int(path.parent.name) for path in workdir.glob("eval/*/metrics.json")]
-    if not steps:
-        return {}
-    return {"step": max(steps)} | json.loads(
-        (workdir / "eval" / str(max(steps)) / "metrics.json").read_text()
-    )
 
 
 def _job(name: str, workdir: epath.PathLike) -> Job:
     folder = epath.Path(workdir) / name
-    if "://" in os.fspath(workdir):  # a process cannot write its messages there
+    if workdirs.is_remote(workdir):  # a process cannot write its messages there
         return Job(name, folder, pathlib.Path(tempfile.gettempdir()) / f"diffad_jax_{name}.txt")
     return Job(name, folder, pathlib.Path(os.path.abspath(folder)) / "log.txt")
 
@@ -279,6 +241,8 @@ def _ended(job: Job, mode: str, stopping: bool) -> bool:
         known = progress(job.workdir, 1)
         whole = mode == "evaluate" or known.get("step", -1) == known.get("total")
         job.state = "done" if whole else "stopped"
+    elif job.told and code == -signal.SIGTERM:  # before there was anything to save
+        job.state = "stopped"
     elif code < 0 and job.starts <= RESTARTS and not stopping:
         logger.warning("%s: killed by signal %d, started again", job.name, -code)
         job.state = "waiting"

@@ -13,6 +13,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from diffad_jax import cluster
+from diffad_jax import workdir as workdirs
 from diffad_jax.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Checkpoints:
         """Whether `step` is one of those that are saved anyway."""
         return step % self._every == 0
 
-    def save(self, step: int, state: TrainState, notes: dict[str, Any] | None = None) -> None:
+    def save(self, step: int, state: State, notes: dict[str, Any] | None = None) -> None:
         """Copy the state off the devices now, write it in the background.
 
         `notes` (JSON) become part of the checkpoint: both are there, or neither.
@@ -115,7 +116,8 @@ class Checkpoints:
                 return problem
         if wanted:
             raise ValueError(f"no checkpoint in {self._folder} can be read: tried {wanted}")
-        raise ValueError(f"no checkpoint of step {step} in {self._folder}: found {steps}")
+        which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise ValueError(f"{which} in {self._folder}: found {steps}")
 
     def _load(self, step: int, target: State) -> State | str:
         """A checkpoint's state, or why it cannot be read."""
@@ -200,7 +202,7 @@ class Best:
 
 def folder(workdir: epath.PathLike, name: str = LAST) -> epath.Path:
     """Where a run's checkpoints lie; absolute, as orbax wants it."""
-    remote = "://" in os.fspath(workdir)
+    remote = workdirs.is_remote(workdir)
     return epath.Path(workdir if remote else os.path.abspath(workdir)) / name
 
 

@@ -17,6 +17,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from diffad_jax import workdir as workdirs
+
 logger = logging.getLogger(__name__)
 # A process that is silent for so long is taken for dead, and JAX ends all others.
 HEARTBEAT_SECONDS = 30
@@ -153,7 +155,7 @@ def cache_compilations(workdir: epath.PathLike) -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         folder = epath.Path(workdir)
-        if "://" not in os.fspath(workdir):
+        if not workdirs.is_remote(workdir):
             folder = epath.Path(os.path.abspath(workdir))
         jax.config.update("jax_compilation_cache_dir", str(folder.parent / ".jax_cache"))
 

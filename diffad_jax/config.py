@@ -140,10 +140,19 @@ class EvaluateConfig:
     batch_size: int
     top_pixels: int
     weights: Literal["ema", "raw"]
+    draws: int
     checkpoint: Literal["last", "best"]
     grid_rows: int
     threshold_quantile: float
     exact_pictures: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Pictures without ground truth."""
+
+    tile_overlap: float
+    maps: Literal["png", "npy"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +168,7 @@ class Config:
     data: DataConfig
     train: TrainConfig
     evaluate: EvaluateConfig
+    predict: PredictConfig
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dict, as written to `config.json`."""
@@ -377,6 +387,9 @@ def _check_train(config: Config) -> None:
         0 < evaluate.top_pixels <= pixels,
         f"evaluate.top_pixels={evaluate.top_pixels} is not in 1..{pixels} (pixels of a map)",
     )
+    _require(evaluate.draws > 0, f"evaluate.draws={evaluate.draws} is not positive")
+    overlap = config.predict.tile_overlap
+    _require(0.0 <= overlap <= 0.9, f"predict.tile_overlap={overlap} is not in [0, 0.9]")
     _require(evaluate.grid_rows > 0, f"evaluate.grid_rows={evaluate.grid_rows} is not positive")
     quantile = evaluate.threshold_quantile
     _require(0.0 < quantile < 1.0, f"evaluate.threshold_quantile={quantile} is not in (0, 1)")

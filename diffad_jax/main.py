@@ -1,87 +1,78 @@
-"""Command line: train (or go on training) and evaluate.
+"""Command line: train (or go on training), evaluate, predict, compare.
 
 python -m diffad_jax.main --config configs/default.py --workdir runs/bottle
+python -m diffad_jax.main --mode evaluate --workdir runs/bottle
+python -m diffad_jax.main --mode predict --workdir runs/bottle --input photos --output results
+python -m diffad_jax.main --mode compare --workdir 'runs/*' --output comparison
+
+predict writes predictions.csv and .jsonl (picture, score, threshold, verdict, width, height, boxes,
+map, overlay, error), maps/ (16-bit PNG, anomaly = value / 65535; or float32 .npy with
+--config.predict.maps=npy) and overlays/. Pictures larger than the model are resized whole, as in
+training, or cut into tiles that share --config.predict.tile_overlap=0.25 of their width.
+
+Exit status: 0 done; 1 wrong use or nothing to do, the last line says what; 3 predict is done, but
+some pictures could not be read, which predictions.csv names.
 """
 
-import logging
 import sys
 
-import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from diffad_jax import config as configs
+from diffad_jax import command_line
 
-MODES = ("train", "evaluate")
-
+MODES = ("train", "evaluate", "predict", "compare")
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file of configs/; override a key with --config.data.category=bottle."
+    "config",
+    None,
+    "A file of configs/; override a key with --config.data.category=bottle. evaluate and predict "
+    "take the run's own by default.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder, local or gs://; training goes on where it stopped."
 )
-_MODE = flags.DEFINE_enum("mode", "train", MODES, "train, or evaluate the newest checkpoint.")
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "All but train use the newest checkpoint.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "predict: a picture, a folder with all in it, or a glob pattern in quotes."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "predict, compare: the folder for the results.")
+_THRESHOLD = flags.DEFINE_float(
+    "threshold", None, "predict: the least score of a defective picture; else what evaluate found."
+)
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Of all hosts; 1: never join others.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process's, from 0.")
+_WORKERS = flags.DEFINE_integer(
+    "workers", 0, "Categories at a time (--config.data.category=all); 0: one a GPU or TPU chip."
+)
 
 
 def main(argv: list[str]) -> None:
-    """Check the configuration, then call the library."""
+    """Check the arguments, then call the library."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    # Ours speak, the libraries only warn.
-    absl.logging.set_verbosity(absl.logging.WARNING)
-    for package in ("diffad_jax", "input_pipeline"):
-        logging.getLogger(package).setLevel(logging.INFO)
-    # JAX and TensorFlow are imported late, so that --help and a wrong configuration answer at once.
+    command_line.set_log_levels()
     try:
-        config = read_config()
+        command_line.check(_MODE.value, _INPUT.value, _OUTPUT.value)
+        config = command_line.read_config(_MODE.value, _CONFIG.value)
+        if command_line.several(_MODE.value, config):
+            from diffad_jax import categories
+
+            arguments = (_WORKDIR.value, sys.argv[1:], _MODE.value, _WORKERS.value)
+            categories.run(config, *arguments)
+            return
+        # JAX and TensorFlow are imported late, so --help and a wrong argument answer at once.
         from diffad_jax import cluster
 
         with cluster.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
             cluster.cache_compilations(_WORKDIR.value)
-            call(config)
+            files = (_WORKDIR.value, _INPUT.value, _OUTPUT.value)
+            status = command_line.call(_MODE.value, config, *files, _THRESHOLD.value)
     except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-
-
-def call(config: configs.Config) -> None:
-    """What --mode says."""
-    if _MODE.value == "evaluate":
-        from diffad_jax import evaluate
-
-        evaluate.run(config, _WORKDIR.value)
-    else:
-        from diffad_jax import train
-
-        train.run(config, _WORKDIR.value)
-
-
-def read_config() -> configs.Config:
-    """What --config and its overrides say.
-
-    Raises:
-      ValueError: there is no such file, or as `config.parse`.
-    """
-    try:
-        return configs.parse(_CONFIG.value)
-    except OSError as error:
-        raise ValueError(" ".join(str(error).split())) from error
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the flags; a misspelt config key is a line that names the nearest one."""
-    try:
-        for argument in argv[1:]:
-            name = argument.partition("=")[0].lstrip("-")
-            if name.startswith("config."):
-                configs.check_key(name.removeprefix("config."))
-        return app.parse_flags_with_usage(argv)
-    except (ValueError, OSError) as error:  # OSError: an override of a file that is not there
-        sys.exit(f"ValueError: {' '.join(str(error).split())}")
+    sys.exit(status)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse_flags)
+    flags.mark_flag_as_required("workdir")
+    app.run(main, flags_parser=command_line.parse_flags)

@@ -19,7 +19,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from diffad_jax import diffusion, losses, sharding
 from diffad_jax.config import Config
-from diffad_jax.train_state import EVALUATE, TRAIN, Networks, PyTree, TrainState, Variables
+from diffad_jax.train_state import (
+    EVALUATE,
+    MORE_DRAWS,
+    TRAIN,
+    Networks,
+    PyTree,
+    TrainState,
+    Variables,
+)
 
 Batch = Mapping[str, Array]
 
@@ -269,11 +277,15 @@ def evaluate(
 ) -> Judgement:
     """Anomaly maps, and as image score the mean of each map's `top_pixels` largest values."""
     out = forward(networks, variables, image, draws, config, train=False)
-    flat = out.anomaly_map.reshape(image.shape[0], -1)
+    score = image_score(out.anomaly_map, config)
+    return Judgement(score, out.anomaly_map, from_network(out.reconstruction, config))
+
+
+def image_score(anomaly_map: Float[Array, "b h w 1"], config: Config) -> Float[Array, " b"]:
+    """The mean of each map's `evaluate.top_pixels` largest values."""
+    flat = anomaly_map.reshape(anomaly_map.shape[0], -1)
     top, _ = jax.lax.top_k(flat, config.evaluate.top_pixels)
-    return Judgement(
-        jnp.mean(top, axis=1), out.anomaly_map, from_network(out.reconstruction, config)
-    )
+    return jnp.mean(top, axis=1)
 
 
 def evaluate_step(
@@ -284,9 +296,28 @@ def evaluate_step(
     networks: Networks,
     config: Config,
 ) -> Judgement:
-    """`evaluate` with the noises that belong to (key, index); see `draw_evaluation`."""
-    draws = draw_evaluation(jax.random.fold_in(key, EVALUATE), index, image, config)
-    return evaluate(variables, image, draws, networks, config)
+    """`evaluate` with the noises that belong to (key, index); see `draw_evaluation`.
+
+    With `evaluate.draws` > 1 map and reconstruction are means over that many independent noises,
+    the first of them the one that a single draw has; the score is that of the mean map.
+    """
+
+    def judge(key: PRNGKeyArray) -> Judgement:
+        draws = draw_evaluation(key, index, image, config)
+        return evaluate(variables, image, draws, networks, config)
+
+    first, count = jax.random.fold_in(key, EVALUATE), config.evaluate.draws
+    if count == 1:
+        return judge(first)
+    more = [jax.random.fold_in(jax.random.fold_in(key, MORE_DRAWS), j) for j in range(1, count)]
+
+    def pictures(key: PRNGKeyArray) -> tuple[Array, Array]:
+        judged = judge(key)
+        return judged.anomaly_map, judged.reconstruction
+
+    each = jax.lax.map(pictures, jnp.stack([first, *more]))
+    anomaly_map, reconstruction = (jnp.mean(x, axis=0) for x in each)
+    return Judgement(image_score(anomaly_map, config), anomaly_map, reconstruction)
 
 
 def jit_train_step(

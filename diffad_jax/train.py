@@ -157,7 +157,8 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
                 with run.meter.paused():
                     run.log.picture(step, "train/batch", training_picture(run, state, batch))
             final = evaluation(run, state, step)
-        logger.info(run.meter.verdict())
+        if run.total_steps > first_step:
+            logger.info(run.meter.verdict())
     return final
 
 
@@ -185,8 +186,22 @@ def load(config: Config, mesh) -> tuple[datasets.Category, np.ndarray | None]:
     sharding.check_batch(part, mesh, "train.batch_size / train.accumulation_steps")
     category = datasets.load_category(config.data, config.model.image_size)
     pipeline.check(category, train.batch_size, jax.process_count())
+    check_best(train.keep_best, category)
     textures = datasets.load_textures(config.data, config.model.image_size)
     return category, textures
+
+
+def check_best(metric: str, category: datasets.Category) -> None:
+    """Raise ValueError where the metric of `train.keep_best` will not be known."""
+    test = category.test
+    unmasked = int(np.sum((test.labels == 1) & ~test.has_mask)) if len(test.images) else 0
+    if metric and not len(test.images):
+        raise ValueError(f"train.keep_best={metric}, but {category.folder} has no test pictures")
+    if metric.startswith(("pixel", "aupro")) and unmasked:
+        raise ValueError(
+            f"train.keep_best={metric}, but {unmasked} defective pictures in {category.folder} "
+            "have no mask"
+        )
 
 
 def start(config: Config, optimizer, key, checkpoints, mesh) -> tuple[TrainState, Pending]:

@@ -16,7 +16,7 @@ from diffad_jax.models.unet import UNet
 PyTree = Any
 
 # Every random draw folds one of these into the run's key, then a step or a picture's index.
-INIT, TRAIN, EVALUATE = range(3)
+INIT, TRAIN, EVALUATE, MORE_DRAWS = range(4)
 
 
 @dataclasses.dataclass(frozen=True)

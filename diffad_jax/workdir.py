@@ -23,9 +23,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import ml_collections
 from etils import epath
 
-from diffad_jax.config import Config, difference
+from diffad_jax.config import Config, difference, parse
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ FREE_IN_TRAINING = (
     "train.keep_best",
     "train.profile_steps",
     "evaluate.",
+    "predict.",
     "data.cache_dir",
     "data.missing_masks",
 )
@@ -67,7 +69,7 @@ class Hold:
     def __enter__(self) -> "Hold":
         if self._config is not None:
             claim(self._workdir, self._config)
-        if "://" in os.fspath(self._workdir):
+        if is_remote(self._workdir):
             self._remote = True
             write(self._path, json.dumps(self._me))
         else:
@@ -146,15 +148,47 @@ def check_model(workdir: epath.PathLike, config: Config) -> None:
     Raises:
       ValueError: no run there, or one whose model differs; names the keys.
     """
-    path = config_path(workdir)
-    if not path.exists():
-        raise ValueError(f"{workdir} holds no run: {path} does not exist")
+    path = _existing(workdir)
     lines = [
         line
         for line in difference(_read(path), config.to_dict())
         if line.startswith(FIXED_IN_EVALUATION)
     ]
     _refuse(lines, path, "give the configuration it was trained with")
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path is on an object store, such as gs://."""
+    return "://" in os.fspath(path)
+
+
+def read_config(workdir: epath.PathLike) -> Config:
+    """The configuration of a run.
+
+    Raises:
+      ValueError: no run there, or one of another version of this program, with other keys.
+    """
+    stored = get_config(workdir)
+    try:
+        return parse(stored)
+    except ValueError as error:
+        raise ValueError(f"{config_path(workdir)}: {error}; give --config") from error
+
+
+def get_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+    """The configuration of a run as a configuration file gives it.
+
+    With it, this file is one: `--config diffad_jax/workdir.py:WORKDIR`.
+
+    Raises:
+      ValueError: no run there, or its config.json is none.
+    """
+    stored = _read(_existing(workdir))
+    # JSON has no tuples, and a list could not be overridden by a flag.
+    for section in stored.values():
+        if isinstance(section, dict):
+            section |= {k: tuple(v) for k, v in section.items() if isinstance(v, list)}
+    return ml_collections.ConfigDict(stored)
 
 
 def config_path(workdir: epath.PathLike) -> epath.Path:
@@ -188,6 +222,14 @@ def named(path: epath.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _existing(workdir: epath.PathLike) -> epath.Path:
+    """The run's config.json, or a ValueError where there is none."""
+    path = config_path(workdir)
+    if not path.exists():
+        raise ValueError(f"{workdir} holds no run: {path} does not exist")
+    return path
 
 
 def _read(path: epath.Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import sys
 import time
 
 import jax
-import numpy as np
 import pytest
 
 from diffad_jax import cluster, train
@@ -55,8 +54,7 @@ def run(workdir, data, signals=None, pause=0.0, **changes):
 def steps(output):
     """Steps of the real networks in float64, as test_sharding makes them on eight devices."""
     jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_disable_most_optimizations", True)
-    results = test_sharding.train(jax.devices(), test_sharding.configured(), np.float64, 2)
+    results = test_sharding.float64_steps(8)
     pathlib.Path(f"{output}.{jax.process_index()}").write_bytes(pickle.dumps(results))
 
 

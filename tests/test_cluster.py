@@ -57,13 +57,8 @@ def place(tmp_path_factory):
 def test_two_processes_make_the_steps_of_one(place, float64):
     """The real networks, their BatchNorms over the whole batch; float64."""
     processes = start(place, "steps", place / "steps")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        config = test_sharding.configured()
-        states, losses = test_sharding.train(jax.devices(), config, np.float64, 2)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    states, losses = test_sharding.float64_steps(8)
+    assert [process.wait(timeout=400) for process in processes] == [0, 0]
     for index in (0, 1):
         other = pickle.loads((place / f"steps.{index}").read_bytes())
         for a, b in zip(losses, other[1], strict=True):
@@ -83,13 +78,12 @@ def test_killed_and_stopped_clusters_end_alike(place):
     assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None)
     assert "another task died" in logs[0] or "another process has ended" in logs[0]
     assert apart < 60
-    assert sorted(int(p.name) for p in (broken / "checkpoints").glob("[0-9]*")) == [5, 10]
+    assert 5 in saved(broken) and max(saved(broken)) < 13
 
     # One process is told to stop: both save the same step and end well.
     codes, logs, _ = finish(place, "train", broken, data, signals=["--SIGTERM=24"])
     assert codes == [0, 0], logs
-    stopped = max(int(p.name) for p in (broken / "checkpoints").glob("[0-9]*"))
-    assert 24 <= stopped < 40
+    assert 24 <= max(saved(broken)) < 40
 
     codes, logs, _ = finish(place, "train", broken, data)
     assert codes == [0, 0], logs
@@ -107,6 +101,11 @@ def test_killed_and_stopped_clusters_end_alike(place):
         numbers = [key for key, value in a.items() if isinstance(value, float)]
         np.testing.assert_allclose([a[k] for k in numbers], [b[k] for k in numbers], rtol=1e-5)
     np.testing.assert_allclose(weights(place / "one"), weights(whole), rtol=1e-5)
+
+
+def saved(workdir):
+    """Steps of the complete checkpoints."""
+    return [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
 
 
 def weights(workdir):

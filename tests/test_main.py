@@ -1,11 +1,15 @@
 """The command line as a person meets it: quick help, and one clear line for each mistake."""
 
+import csv
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
-from tests import folders
+from diffad_jax import checkpoint, command_line, optim, train_state, workdir
+from tests import folders, helpers
 
 
 @pytest.fixture
@@ -88,3 +92,84 @@ def test_a_training_step_needs_no_tensorflow(tmp_path):
     result = folders.call([sys.executable, "-c", WITHOUT_TENSORFLOW], tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["1", "True", "False"]
+
+
+def finished_run(root):
+    """A workdir with random weights and a test split, made without compiling anything."""
+    folders.category(root, good=5, test=4, size=40)
+    config = helpers.parsed(
+        data__root=str(root), data__category="disc", data__cache_dir=f"{root}/cache"
+    )
+    optimizer = optim.optimizer(config, total_steps=1)
+    shapes = jax.eval_shape(lambda: train_state.init(config, optimizer, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    # Positive, because the running variances are among them.
+    state = jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape).astype(x.dtype), shapes)
+    workdir.claim(root / "run", config)
+    with checkpoint.Checkpoints(root / "run") as checkpoints:
+        checkpoints.save(0, state)
+    return root / "run"
+
+
+def test_a_finished_run_needs_no_configuration(tmp_path):
+    """evaluate and predict give a picture the same score; what cannot be read shows at the end."""
+    run = finished_run(tmp_path)
+    program = [sys.executable, "-m", "diffad_jax.main", "--workdir", str(run)]
+    evaluated = folders.call([*program, "--mode=evaluate"], tmp_path / "compiled")
+    assert evaluated.returncode == 0, evaluated.stderr
+    (tmp_path / "disc/test/good/broken.png").write_text("no picture")
+    files = ["--input", str(tmp_path / "disc/test/*"), "--output", str(tmp_path / "out")]
+    changes = ["--threshold=0.1", "--config.predict.maps=npy"]
+    predicted = folders.call([*program, "--mode=predict", *files, *changes], tmp_path / "compiled")
+    assert predicted.returncode == 3, predicted.stderr
+    assert "5 pictures: 4 defective, 1 unreadable" in predicted.stderr.splitlines()[-1]
+
+    def scores(path, name):
+        return {
+            row[name]: row["score"]
+            for row in csv.DictReader(path.read_text().splitlines())
+            if row["score"]
+        }
+
+    expected = scores(run / "eval/0/scores.csv", "name")
+    found = scores(tmp_path / "out/predictions.csv", "picture")
+    assert {f"test/{name}": score for name, score in found.items()} == expected
+    assert len(set(found.values())) == 4
+    assert len(list((tmp_path / "out/maps").rglob("*.npy"))) == 4
+
+
+NO_RUN = "no holds no run: no/config.json does not exist"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--mode=predict", "--workdir=no"], "no holds no run: no/config.json does not exist"),
+        (
+            ["--mode", "evaluate", "--workdir", "no"],
+            "no holds no run: no/config.json does not exist",
+        ),
+        (["--workdir=no"], "--config is missing: give a file of configs/"),
+        (
+            ["--mode=predict", "--workdir=no", "--config=configs/test.py", "--input=a"],
+            "--mode predict needs --input (pictures) and --output (a folder)",
+        ),
+    ],
+)
+def test_what_a_mode_needs_is_one_line(tmp_path, arguments, line):
+    result = folders.call([sys.executable, "-m", "diffad_jax.main", *arguments], tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [f"ValueError: {line}"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [
+        (["--mode", "predict"], "predict"),
+        (["--workdir=a", "-mode=predict"], "predict"),
+        (["--model=x", "--config.mode=y", "mode"], None),
+        (["--mode"], None),
+    ],
+)
+def test_arguments_are_found_before_they_are_parsed(argv, value):
+    assert command_line.given(["main.py", *argv], "mode") == value

@@ -1,0 +1,199 @@
+"""Pictures without ground truth -> scores, verdicts, maps, regions.
+
+In Python:
+
+    from diffad_jax import predict
+
+    model = predict.load("runs/bottle")
+    result = model(picture)  # u8[h,w,3], grey u8[h,w], u8[n,h,w,3], a path, or a list of them
+
+From the command line (`run`):
+
+    python -m diffad_jax.main --mode predict --workdir runs/bottle --input PICTURES --output DIR
+
+PICTURES is a picture, a folder (with all folders in it) or a glob pattern in quotes. DIR gets, with
+NAME the path of a picture below the input folder:
+
+    predictions.csv     a line a picture, sorted by name: picture (NAME), score, threshold, verdict
+                        (good, defective, or empty where there is no threshold), width and height
+                        (px), boxes (how many), map and overlay (paths in DIR), error (why the
+                        picture cannot be read; then all else is empty)
+    predictions.jsonl   the same as JSON objects; boxes: a list of {x, y, width, height, area, peak}
+    maps/NAME.png       16-bit grey of the picture's own size: anomaly in [0, 1] = value / 65535;
+                        maps/NAME.npy, float32[h,w], with --config.predict.maps=npy
+    overlays/NAME.png   the map in colours (0 dark, 1 bright: the same in all pictures) over the
+                        grey picture, and the boxes
+
+Both tables are called *.partial until all pictures are done. Exit status: 0 all pictures were read,
+1 nothing to do or wrong use (one line says what), 3 some pictures could not be read.
+
+A picture is decoded and resized as in training. Its noise follows from the picture alone, so its
+score does not depend on the others, and is what `--mode evaluate` gives for it.
+"""
+
+import dataclasses
+import io
+import logging
+import math
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+from tqdm import tqdm
+
+from diffad_jax import evaluate, inputs, report, sharding, workdir
+from diffad_jax import threshold as thresholds
+from diffad_jax.config import Config
+from diffad_jax.predictions import COLUMNS, Prediction, Tables
+from diffad_jax.predictor import Predictor
+from input_pipeline.pictures import decode_rgb
+
+logger = logging.getLogger(__name__)
+UNREADABLE = 3  # exit status
+
+
+def load(
+    folder: epath.PathLike, config: Config | None = None, threshold: float | None = None
+) -> Predictor:
+    """The newest checkpoint of a run, ready to be called.
+
+    Args:
+      folder: the run's folder, local or gs://.
+      config: by default the run's own; another must have the same model.
+      threshold: a picture is called defective where its score is at least this; by default what
+        `--mode evaluate` stored. It takes the place of the threshold of the score only; where none
+        is stored, it also says which pixels belong to a region.
+
+    Raises:
+      ValueError: no run, no checkpoint, another model's run, or a process of several hosts.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(f"predict works on one host, this is one of {jax.process_count()}")
+    config = workdir.read_config(folder) if config is None else config
+    mesh = sharding.data_mesh()
+    variables, step = evaluate.restore(config, folder, mesh)
+    stored = thresholds.read(folder)
+    if stored is not None and stored.step != step:
+        logger.warning("the threshold is of step %d, the model of step %d", stored.step, step)
+    known = [None if t is None or math.isnan(t) else t for t in _stored(stored)]
+    image = known[0] if threshold is None else threshold
+    pixel = image if known[1] is None else known[1]
+    if image is None:
+        logger.warning(
+            "%s has no threshold: scores only, no verdicts; --mode evaluate finds one, "
+            "--threshold gives one",
+            folder,
+        )
+    return Predictor(config, variables, step, image, pixel, mesh)
+
+
+def run(
+    folder: epath.PathLike,
+    pattern: str | os.PathLike,
+    output: str | os.PathLike,
+    config: Config | None = None,
+    threshold: float | None = None,
+) -> int:
+    """Judge all pictures that `pattern` means, write the results to `output` (see above).
+
+    Files of an earlier run there are overwritten, those of pictures that are gone stay: the
+    tables name the ones that belong together.
+
+    Args:
+      folder: the run's folder, local or gs://.
+      pattern: a picture, a folder or a glob pattern, local.
+      output: the folder for the results, local; made if need be.
+      config: see `load`.
+      threshold: see `load`.
+
+    Returns:
+      How many pictures could not be read.
+
+    Raises:
+      ValueError: no pictures, no usable output folder, or as `load`.
+    """
+    sources = inputs.find(pattern, output)
+    target = _output_folder(output)
+    model = load(folder, config, threshold)
+    counts = dict.fromkeys(("good", "defective", "without verdict", "unreadable"), 0)
+
+    def finish(source: inputs.Source, picture, result) -> dict[str, Any]:
+        return _write(target, source, picture, result, model)
+
+    with Tables(target) as tables:
+        rows = model.stream(
+            sources, read=lambda source: decode_rgb(source.path), then=finish, count=len(sources)
+        )
+        # disable=None: a bar on a terminal only.
+        for row in tqdm(rows, total=len(sources), unit="picture", disable=None):
+            tables.write(row)
+            if row["error"]:
+                logger.warning("%s", row["error"])
+            kind = "unreadable" if row["error"] else row["verdict"] or "without verdict"
+            counts[kind] += 1
+    said = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    logger.info("%d pictures: %s -> %s", len(sources), said, target / "predictions.csv")
+    return counts["unreadable"]
+
+
+def _stored(stored: thresholds.Threshold | None) -> tuple[float | None, float | None]:
+    return (None, None) if stored is None else (stored.image, stored.pixel)
+
+
+def _output_folder(output: str | os.PathLike) -> pathlib.Path:
+    """The folder for the results, made if need be."""
+    folder = pathlib.Path(output).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be the output folder: {error}") from error
+    return folder
+
+
+def _write(
+    target: pathlib.Path,
+    source: inputs.Source,
+    picture: np.ndarray | None,
+    result: Prediction | ValueError,
+    model: Predictor,
+) -> dict[str, Any]:
+    """Write a picture's files; returns its line of the tables."""
+    row = dict.fromkeys(COLUMNS) | {"picture": source.name}
+    if isinstance(result, ValueError):
+        return row | {"error": str(result)}
+    kind = model.config.predict.maps
+    anomaly_map, overlay = f"maps/{source.output(f'.{kind}')}", f"overlays/{source.output('.png')}"
+    workdir.write(epath.Path(target / anomaly_map), _encoded(result.anomaly_map, kind))
+    corners = [(box.x, box.y, box.width, box.height) for box in result.boxes]
+    drawn = report.outline(report.overlay(picture, result.anomaly_map, 1.0), corners)
+    workdir.write(epath.Path(target / overlay), _png(drawn))
+    verdict = None if result.defective is None else ("good", "defective")[result.defective]
+    return row | {
+        "score": result.score,
+        "threshold": model.threshold,
+        "verdict": verdict,
+        "width": picture.shape[1],
+        "height": picture.shape[0],
+        "boxes": [dataclasses.asdict(box) for box in result.boxes],
+        "map": anomaly_map,
+        "overlay": overlay,
+    }
+
+
+def _encoded(anomaly_map: np.ndarray, kind: str) -> bytes:
+    """A map in [0, 1] as 16-bit PNG (65535 is 1), or as float32 .npy."""
+    if kind == "png":
+        return _png(np.round(anomaly_map * 65535.0).astype(np.uint16))
+    buffer = io.BytesIO()
+    np.save(buffer, anomaly_map)
+    return buffer.getvalue()
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "png")
+    return buffer.getvalue()
