@@ -3,10 +3,10 @@
 python -m benchmarks.evaluate --config configs/default.py --pictures=83
 python -m benchmarks.evaluate --config configs/small.py --data --config.data.root=MVTEC
 
-Prints one JSON line. End to end: pictures to the devices, maps back, all measures, scores.csv and
-grid.png; not compilation, nor the reading of the pictures. The step's share is that of as many
-steps on a batch that lies on the devices already. Weights are random: nothing depends on them but
-the figures in the report.
+Prints one JSON line. End to end: pictures to the devices, maps back, all measures, scores.csv,
+grid.png and report.html; not compilation, nor the reading of the pictures. The step's share is that
+of as many steps on a batch that lies on the devices already. Weights are random: nothing depends on
+them but the figures in the report.
 """
 
 import json

@@ -75,23 +75,18 @@ def category(
     Returns:
       What metrics.json holds: the results of `metrics.of_images` and `of_pixels`, and threshold_*.
     """
-    if shown(pictures) is pictures.held_out:
-        count = len(pictures.held_out.images)
+    about = shown(pictures)
+    if about is pictures.held_out:
+        count = len(about.images)
         logger.info("no test pictures: judging the %d good ones held out of training", count)
-    judged = judge(step_fn, variables, key, shown(pictures), config, mesh)
+    judged = judge(step_fn, variables, key, about, config, mesh)
     pixels = rank_pixels(judged, config)
     values = measure(judged, pixels)
-    held_out = judged if shown(pictures) is pictures.held_out else None
-    if held_out is None and np.isnan(values["image_f1_threshold"]):
+    test, held_out = (None, judged) if about is pictures.held_out else (judged, None)
+    if test is not None and np.isnan(values["image_f1_threshold"]):
         held_out = judge(step_fn, variables, key, pictures.held_out, config, mesh)
-    found = threshold.choose(
-        values,
-        len(judged.names),
-        good(None if held_out is judged else judged),
-        good(held_out),
-        config.evaluate.threshold_quantile,
-        step,
-    )
+    quantile = config.evaluate.threshold_quantile
+    found = threshold.choose(values, len(judged.names), good(test), good(held_out), quantile, step)
     if found is not None:
         values |= {
             f"threshold_{name}": float(getattr(found, name))

@@ -38,6 +38,10 @@ MEANING = (
     "of precision and recall over all thresholds. AUPRO: share of each defective region found, "
     "averaged up to 30 % (5 %) of good pixels called defective."
 )
+BEST = (
+    "evaluate.checkpoint=best: where this step was chosen for its results on these very pictures, "
+    "the numbers flatter it."
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,6 +120,7 @@ def _head(case: _Case, groups: Sequence[gallery.Group]) -> Html:
         element("p", f"{about}{bad} defective, {good} good", "faint"),
         element("p", _result(case), "lede"),
         element("p", _origin(case), "faint"),
+        *([_note(BEST)] if case.config.evaluate.checkpoint == "best" else []),
         Html(f'<nav aria-label="Contents">{element("ul", join(items))}</nav>'),
     ]
     return element("header", join(parts))
@@ -142,14 +147,12 @@ def _origin(case: _Case) -> str:
     if threshold is None:
         return "A threshold needs defective and good pictures, or good ones kept out of training."
     if threshold.source == "f1_max":
-        words = (
-            f"The threshold gives the best F1 on {threshold.pictures} labelled pictures. Where "
-            f"these are the pictures below, expect slightly more mistakes on new ones."
-        )
+        words = f"The threshold gives the best F1 on {threshold.pictures} labelled pictures."
     else:
         share = "" if threshold.quantile is None else f"{100 * threshold.quantile:g} % "
         count = _count(threshold.pictures, "good picture")
         words = f"The threshold is the {share}quantile of the scores of {count}."
+    words += " Where these are the pictures below, expect slightly more mistakes on new ones."
     if not math.isnan(threshold.false_alarm_rate) and not case.rows(0).size:
         rate = 100 * threshold.false_alarm_rate
         words += f" It calls {rate:.1f} % of good pictures defective."
@@ -175,7 +178,10 @@ def _numbers(case: _Case) -> Iterator[Html]:
 
 def _measure(values: Mapping[str, Any], key: str) -> Html:
     """A number, and below it its confidence interval where there is one."""
-    value = join([report.number(values.get(key))])
+    number = values.get(key)
+    if key.endswith("threshold") and number is not None and not math.isnan(number):
+        return join([f"{number:.4g}"])  # no share: it may be tiny
+    value = join([report.number(number)])
     low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return value
@@ -219,8 +225,8 @@ def _type_line(case: _Case, name: str, rows: np.ndarray, good: np.ndarray | None
     scores = evaluation.scores[rows]
     called = case.called(rows)
     share = "–" if math.isnan(case.cut) else f"{called} ({100 * called / rows.size:.0f} %)"
-    line = [name, rows.size, share, f"{scores.mean():.4f}"]
-    line += [f"{scores.min():.4f}", f"{scores.max():.4f}"]
+    line = [name, rows.size, share, f"{scores.mean():.4g}"]
+    line += [f"{scores.min():.4g}", f"{scores.max():.4g}"]
     auroc = ap = aupro = None
     if good is not None and good.size:
         both = np.concatenate([rows, good])
@@ -234,10 +240,10 @@ def _type_line(case: _Case, name: str, rows: np.ndarray, good: np.ndarray | None
 
 def _truths(case: _Case, rows: np.ndarray) -> np.ndarray | None:
     """The masks of some pictures, bool[n, s, s]; None where one is missing, or in a large set."""
-    truths = [case.evaluation.truth(row) for row in rows.tolist()]
-    if any(truth is None for truth in truths) or case.large:
+    if case.large:
         return None
-    return np.stack(truths)
+    truths = [case.evaluation.truth(row) for row in rows.tolist()]
+    return None if any(truth is None for truth in truths) else np.stack(truths)
 
 
 def _curves(case: _Case) -> Iterator[Html]:

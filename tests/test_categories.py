@@ -49,7 +49,7 @@ def test_all_categories(data, tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    thread = threading.Thread(target=stop)
+    thread = threading.Thread(target=stop, daemon=True)
     thread.start()
     supervise(data, work)
     thread.join()

@@ -241,12 +241,12 @@ def test_on_an_object_store_the_newcomer_takes_over(data, tmp_path, monkeypatch)
 
 
 def test_the_best_on_the_test_split_is_kept_apart(toy, data, tmp_path, monkeypatch):
-    original, values = evaluate.write, {3: 0.5, 6: 0.9, 7: 0.7}
+    original, values = evaluate.category, {3: 0.5, 6: 0.9, 7: 0.7}
 
     def scored(workdir, step, *rest):
         return original(workdir, step, *rest) | {"pixel_ap": values[step]}
 
-    monkeypatch.setattr(evaluate, "write", scored)
+    monkeypatch.setattr(evaluate, "category", scored)
     config = configured(data, train__keep_best="pixel_ap")
     for _ in range(2):  # again, as after a kill: nothing changes
         train.run(config, tmp_path)
