@@ -1,0 +1,64 @@
+"""Speed, MFU and peak memory of inference: pictures in, anomaly maps and scores out.
+
+python -m benchmarks.inference --config configs/default.py --batches 1,16,64 \
+    --variants float32,bfloat16 --torch eager,best
+
+As `benchmarks.train_step`; the batch size is `train.batch_size` here too.
+"""
+
+import json
+
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from benchmarks import sweep
+from diffad_jax import profiling, sharding, steps, train_state
+from diffad_jax.config import Config
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+
+
+def main(_) -> None:
+    """One row, or all."""
+    if not flags.FLAGS.row:
+        sweep.run("benchmarks.inference", "infer")
+        return
+    config = sweep.configured(_CONFIG.value, flags.FLAGS.row)
+    print(json.dumps(row(config, flags.FLAGS.steps)))
+
+
+def row(config: Config, count: int) -> dict:
+    """Time, memory and FLOPs of the step."""
+    mesh = sharding.data_mesh()
+    everywhere = sharding.replicated(mesh)
+    key = jax.device_put(jax.random.key(config.seed), everywhere)
+    init = jax.jit(train_state.init_variables, static_argnums=0, out_shardings=everywhere)
+    variables = init(config.model, key)
+    batch = sharding.to_devices(sweep.random_batch(config), mesh)
+    index = np.arange(config.train.batch_size, dtype=np.int32)
+    inputs = (variables, batch["image"], jax.device_put(index, sharding.split(mesh)), key)
+
+    step = steps.jit_evaluate_step(train_state.define(config.model), config, mesh)
+    lowered = step.lower(*inputs)
+    compiled, compile_seconds = sweep.timed(lowered.compile)
+    timing = sweep.measure(lambda: jax.block_until_ready(compiled(*inputs)), count)
+    used, predicted = sweep.peak_gib(), profiling.step_bytes(compiled)
+    return {
+        "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
+        "image_size": config.model.image_size,
+        "compile_s": round(compile_seconds, 1),
+        **timing,
+        "images_per_s": round(1e3 * config.train.batch_size / timing["step_ms"], 2),
+        "peak_gib": used,
+        "predicted_gib": round(predicted / 2**30, 2) if predicted else None,
+        "flops": (lowered.cost_analysis() or {}).get("flops"),
+        "peak_flops": sweep.peak_flops(),
+    }
+
+
+if __name__ == "__main__":
+    sweep.define_flags("float32,bfloat16", "16")
+    flags.mark_flags_as_required(["config"])
+    app.run(main)

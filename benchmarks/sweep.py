@@ -1,0 +1,165 @@
+"""What the step benchmarks share: one child process a row, and the table of all rows.
+
+Every row is measured by a process of its own, because peak memory counts from a process's start,
+and because JAX and PyTorch would share a GPU's memory badly.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from diffad_jax import config as configs
+from diffad_jax import profiling
+
+# Words of a variant, such as "bfloat16+norms": the configuration changes they stand for.
+WORDS = {
+    "float32": {"compute_dtype": "float32"},  # on GPUs the products of a float32 run are TF32
+    "bfloat16": {"compute_dtype": "bfloat16"},
+    "norms": {"remat": "norms"},
+    "blocks": {"remat": "blocks"},
+    "cudnn": {"attention": "cudnn"},
+    "highest": {},  # products in full float32, where the others may be TF32
+}
+COLUMNS = {
+    "framework": "framework",
+    "variant": "variant",
+    "batch_size": "batch",
+    "step_ms": "ms",
+    "images_per_s": "images/s",
+    "mfu": "MFU",
+    "peak_gib": "peak GiB",
+    "compile_s": "compile s",
+    "error": "",
+}
+
+
+def define_flags(variants: str, batches: str) -> None:
+    """Flags of a sweep."""
+    flags.DEFINE_list("variants", variants, f"Words joined by +: {' '.join(WORDS)}.")
+    flags.DEFINE_list("batches", batches, "Batch sizes.")
+    flags.DEFINE_list("torch", "", "Also PyTorch: eager (as the authors run), best. Needs torch.")
+    flags.DEFINE_integer("steps", 5, "Timed steps of each row.", lower_bound=1)
+    flags.DEFINE_string("row", "", "Measure this variant only, in this process (used inside).")
+
+
+def run(module: str, task: str) -> None:
+    """Measure every variant at every batch size; print each row, then the table."""
+    given, rows = flags.FLAGS, []
+    for batch in given.batches:
+        common = [
+            *config_arguments(),
+            f"--config.train.batch_size={batch}",
+            f"--steps={given.steps}",
+        ]
+        for variant in given.variants:
+            rows.append(child(module, [f"--row={variant}", *common], "jax", variant, batch))
+        for mode in given.torch:
+            arguments = [f"--task={task}", f"--mode={mode}", *common]
+            rows.append(child("benchmarks.torch_peer", arguments, "torch", mode, batch))
+    for row in rows:
+        known = [r for r in rows if "flops" in r and r["batch_size"] == row["batch_size"]]
+        if known and "step_ms" in row:
+            speed = known[0]["flops"] / (row["step_ms"] / 1e3)
+            row["mfu"] = round(speed / known[0]["peak_flops"], 3)
+    print(table(rows))
+
+
+def config_arguments() -> Iterator[str]:
+    """The words of this process's command line that belong to --config."""
+    for word, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        if word == "--config":
+            yield f"--config={following}"
+        elif word.startswith("--config"):
+            yield word
+
+
+def child(module: str, arguments: list[str], framework: str, variant: str, batch: str) -> dict:
+    """The row that a child process prints as its last line."""
+    command = [sys.executable, "-m", module, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    row = {"framework": framework, "variant": variant, "batch_size": int(batch)}
+    lines = result.stdout.splitlines()
+    if result.returncode == 0 and lines:
+        row |= json.loads(lines[-1])
+    elif "RESOURCE_EXHAUSTED" in result.stderr or "out of memory" in result.stderr.lower():
+        row["error"] = "out of memory"
+    else:
+        row["error"] = (result.stderr.splitlines() or [f"exit status {result.returncode}"])[-1]
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as Markdown."""
+    lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
+    lines += [[str(row.get(key, "")) for key in COLUMNS] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def configured(config, variant: str) -> configs.Config:
+    """The configuration with the changes of a variant."""
+    for word in variant.split("+"):
+        if word not in WORDS:
+            raise ValueError(f"unknown word {word!r} in variant {variant!r}: {' '.join(WORDS)}")
+        config.model.update(WORDS[word])
+        if word == "highest":
+            jax.config.update("jax_default_matmul_precision", "highest")
+    return configs.parse(config)
+
+
+def measure(function: Callable[[], object], steps: int) -> dict[str, float]:
+    """Milliseconds of a call: the median of `steps`, after one that is not counted."""
+    function()
+    seconds = [timed(function)[1] for _ in range(steps)]
+    return {
+        "step_ms": round(1e3 * statistics.median(seconds), 2),
+        "fastest_ms": round(1e3 * min(seconds), 2),
+        "slowest_ms": round(1e3 * max(seconds), 2),
+    }
+
+
+def timed(function: Callable[[], object]) -> tuple[object, float]:
+    """The function's result and how many seconds it took."""
+    start = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - start
+
+
+def peak_flops() -> float:
+    """FLOP/s that a large bfloat16 matrix product reaches on all devices; float32 on a CPU."""
+    cpu = jax.default_backend() == "cpu"
+    n, repeats = (2048, 3) if cpu else (8192, 20)
+    x = jax.random.normal(jax.random.key(0), (n, n), jnp.float32 if cpu else jnp.bfloat16)
+    product = jax.jit(jnp.dot)
+    product(x, x).block_until_ready()
+    best = min(timed(lambda: product(x, x).block_until_ready())[1] for _ in range(repeats))
+    return 2 * n**3 / best * jax.device_count()
+
+
+def peak_gib() -> float:
+    """Most memory in use so far: of a device where it keeps count, else of the process."""
+    device = profiling.memory_stats("peak_bytes_in_use")
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return round((device or process) / 2**30, 2)
+
+
+def random_batch(config: configs.Config) -> dict[str, np.ndarray]:
+    """A batch of noise pictures; every other one anomalous."""
+    generator, size = np.random.default_rng(0), config.model.image_size
+    count = config.train.batch_size
+    label = (np.arange(count) % 2).astype(np.float32)
+    mask = (generator.random((count, size, size, 1)) > 0.9).astype(np.float32)
+    return {
+        "image": generator.random((count, size, size, 3), np.float32),
+        "mask": mask * label[:, None, None, None],
+        "label": label,
+    }

@@ -1,0 +1,371 @@
+"""The same two networks and steps in PyTorch, to compare speeds with.
+
+python -m benchmarks.torch_peer --check --config configs/small.py   # equal to ours?
+
+Written for these benchmarks; module names are those of the authors' checkpoints, so that
+`convert.to_torch` fills it. Modes: eager, float32 and one noise level after the other, as the
+authors run; best, channels_last, bfloat16 autocast, `torch.compile` and both levels in one batch.
+"""
+
+import json
+import math
+import resource
+import time
+
+import numpy as np
+import torch
+from absl import app, flags
+from ml_collections import config_flags
+from torch import nn
+from torch.nn import functional
+
+from diffad_jax import config as configs
+from diffad_jax import diffusion
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class TimeFeatures(nn.Module):
+    """Sines and cosines of the time step."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        half = width // 2
+        frequencies = torch.exp(-math.log(10000.0) / half * torch.arange(half))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, t):
+        angles = t[:, None].float() * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def halve(x):
+    """2 x 2 average pooling."""
+    return functional.avg_pool2d(x, 2)
+
+
+def double(x):
+    """Every pixel becomes 2 x 2 equal ones."""
+    return functional.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class ResBlock(nn.Module):
+    """norm - SiLU - (resample) - conv - add time - norm - SiLU - conv, and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, resample=None):
+        super().__init__()
+        self.resample = resample
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(configs.GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, 1, 1)
+        )
+        self.embed_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, outputs))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(configs.GROUPS, outputs),
+            nn.SiLU(),
+            nn.Identity(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1),
+        )
+        same = inputs == outputs
+        self.skip_connection = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x, embedding):
+        h = self.in_layers[:2](x)
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.in_layers[2](h) + self.embed_layers(embedding)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class Attention(nn.Module):
+    """Self-attention over pixels."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(configs.GROUPS, channels)
+        self.to_qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        qkv = self.to_qkv(self.norm(x).flatten(2))
+        q, k, v = qkv.view(b, self.heads, 3, c // self.heads, h * w).transpose(-1, -2).unbind(2)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        y = y.transpose(-1, -2).reshape(b, c, h * w)
+        return x + self.proj_out(y).view(b, c, h, w)
+
+
+class UNet(nn.Module):
+    """The noise in x at time t."""
+
+    def __init__(self, config: configs.ModelConfig):
+        super().__init__()
+        base, wide, widths = config.unet_base, 4 * config.unet_base, config.level_channels
+
+        def stage(inputs: int, level: int) -> list[nn.Module]:
+            channels = widths[level]
+            layers: list[nn.Module] = [ResBlock(inputs, channels, wide)]
+            if config.image_size / 2**level in config.attention_widths:
+                heads = channels // config.head_channels if config.head_channels else config.heads
+                layers.append(Attention(channels, heads))
+            return layers
+
+        self.time_embedding = nn.Sequential(
+            TimeFeatures(base), nn.Linear(base, wide), nn.SiLU(), nn.Linear(wide, wide)
+        )
+        down, skips = [[nn.Conv2d(3, base, 3, 1, 1)]], [base]
+        for level, channels in enumerate(widths):
+            if level:
+                down.append([ResBlock(skips[-1], skips[-1], wide, halve)])
+                skips.append(skips[-1])
+            for _ in range(config.res_blocks):
+                down.append(stage(skips[-1], level))
+                skips.append(channels)
+        last = skips[-1]
+        middle = [ResBlock(last, last, wide), Attention(last, config.heads)]
+        self.middle = nn.ModuleList([*middle, ResBlock(last, last, wide)])
+        up = []
+        for level in reversed(range(len(widths))):
+            for _ in range(config.res_blocks + 1):
+                up.append(stage(last + skips.pop(), level))
+                last = widths[level]
+            if level:
+                up[-1].append(ResBlock(last, last, wide, double))
+        self.down, self.up = (
+            nn.ModuleList(nn.ModuleList(layers) for layers in side) for side in (down, up)
+        )
+        self.out = nn.Sequential(
+            nn.GroupNorm(configs.GROUPS, last), nn.SiLU(), nn.Conv2d(last, 3, 3, 1, 1)
+        )
+
+    def forward(self, x, t):
+        embedding, skips = self.time_embedding(t), []
+
+        def through(layers, x):
+            for layer in layers:
+                x = layer(x, embedding) if isinstance(layer, ResBlock) else layer(x)
+            return x
+
+        for layers in self.down:
+            x = through(layers, x)
+            skips.append(x)
+        x = through(self.middle, x)
+        for layers in self.up:
+            x = through(layers, torch.cat([x, skips.pop()], dim=1))
+        return self.out(x)
+
+
+def conv_norm(inputs: int, outputs: int) -> list[nn.Module]:
+    """conv3x3 - BatchNorm - ReLU."""
+    return [nn.Conv2d(inputs, outputs, 3, 1, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+class Segmentation(nn.Module):
+    """Probability of an anomaly at every pixel, from picture and reconstruction."""
+
+    def __init__(self, base: int):
+        super().__init__()
+        widths, ups = [base * w for w in (1, 2, 4, 8, 8, 8)], [base * w for w in (8, 4, 2, 1, 1)]
+        encoder, decoder = nn.ModuleDict(), nn.ModuleDict()
+        for i, (inputs, outputs) in enumerate(zip([6, *widths[:-1]], widths, strict=True), 1):
+            encoder[f"block{i}"] = nn.Sequential(
+                *conv_norm(inputs, outputs), *conv_norm(outputs, outputs)
+            )
+        skips = widths[-2::-1]
+        self.names = ("_b", "1", "2", "3", "4")
+        for name, i, o, skip in zip(self.names, [widths[-1], *ups[:-1]], ups, skips, strict=True):
+            grow = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            decoder[f"up{name}"] = nn.Sequential(grow, *conv_norm(i, o))
+            decoder[f"db{name}"] = nn.Sequential(*conv_norm(o + skip, o), *conv_norm(o, o))
+        decoder["fin_out"] = nn.Sequential(nn.Conv2d(ups[-1], 1, 3, 1, 1))
+        self.encoder_segment, self.decoder_segment = encoder, decoder
+
+    def forward(self, x):
+        skips = []
+        for i, block in enumerate(self.encoder_segment.values()):
+            x = block(x if i == 0 else functional.max_pool2d(x, 2))
+            skips.append(x)
+        skips.pop()
+        for name in self.names:
+            x = self.decoder_segment[f"up{name}"](x)
+            x = self.decoder_segment[f"db{name}"](torch.cat([x, skips.pop()], dim=1))
+        return torch.sigmoid(self.decoder_segment["fin_out"](x).float())
+
+
+class Peer(nn.Module):
+    """One forward pass of the method: noise, denoise twice, guide, segment."""
+
+    def __init__(self, config: configs.Config, together: bool):
+        super().__init__()
+        self.unet = UNet(config.model)
+        self.segmentation = Segmentation(config.model.segmentation_base)
+        self.together = together
+        alphas = torch.tensor(diffusion.cumulative_alphas(config.diffusion), dtype=torch.float32)
+        self.register_buffer("alphas", alphas, persistent=False)
+
+    def forward(self, x, t_s, t_b, e_1, e_2):
+        a_s, a_b = (self.alphas[t][:, None, None, None] for t in (t_s, t_b))
+        x_s, x_b = (a.sqrt() * x + (1 - a).sqrt() * e for a, e in ((a_s, e_1), (a_b, e_2)))
+        if self.together:
+            both = self.unet(torch.cat([x_s, x_b]), torch.cat([t_s, t_b])).float()
+            e_s, e_b = both.chunk(2)
+        else:
+            e_s, e_b = self.unet(x_s, t_s).float(), self.unet(x_b, t_b).float()
+        less = x_s / a_s.sqrt() - (1 / a_s - 1).sqrt() * e_s
+        more = (x_b / a_b.sqrt() - (1 / a_b - 1).sqrt() * e_b).clamp(-1, 1)
+        guided = (less + (1 - a_s) * (more - less)).clamp(-1, 1)
+        return e_s, e_b, self.segmentation(torch.cat([x, guided], dim=1))
+
+
+def loss_of(outputs, noises, mask, label, weights: configs.LossConfig):
+    """Sum of noise, focal and smooth-L1 loss, as in `diffad_jax.losses`."""
+    e_s, e_b, probability = outputs
+    errors = sum((e - n).square().mean((1, 2, 3)) for e, n in zip((e_s, e_b), noises, strict=True))
+    normal = 1 - label
+    noise = (errors * normal).sum() / normal.sum().clamp(min=1)
+    entropy = functional.binary_cross_entropy(probability, mask, reduction="none")
+    focal = weights.focal_alpha * (1 - torch.exp(-entropy)) ** weights.focal_gamma * entropy
+    distance = functional.smooth_l1_loss(probability, mask, beta=weights.smooth_l1_beta)
+    return noise + weights.focal_weight * focal.mean() + weights.smooth_l1_weight * distance
+
+
+def prepared(config: configs.Config, mode: str):
+    """The module as a mode runs it, and the context of its forward passes."""
+    best = mode == "best"
+    peer = Peer(config, together=best).to(DEVICE)
+    if best:
+        peer = peer.to(memory_format=torch.channels_last)
+        peer.compile()
+    return peer, torch.autocast(DEVICE, torch.bfloat16, enabled=best)
+
+
+def inputs(config: configs.Config):
+    """Random pictures, time steps and noises; mask and label."""
+    torch.manual_seed(0)
+    b, s, d = config.train.batch_size, config.model.image_size, config.diffusion
+    x, e_1, e_2 = (f(b, 3, s, s, device=DEVICE) for f in (torch.rand, torch.randn, torch.randn))
+    t_s = torch.randint(0, d.train_split, (b,), device=DEVICE)
+    t_b = torch.randint(d.train_split, d.train_end, (b,), device=DEVICE)
+    label = (torch.arange(b, device=DEVICE) % 2).float()
+    mask = (torch.rand(b, 1, s, s, device=DEVICE) > 0.9).float() * label[:, None, None, None]
+    return (x, t_s, t_b, e_1, e_2), mask, label
+
+
+def training(config: configs.Config, mode: str):
+    """A function that makes one training step."""
+    peer, precision = prepared(config, mode)
+    arguments, mask, label = inputs(config)
+    adam = [
+        torch.optim.Adam(part.parameters(), lr=optim.rate, fused=mode == "best")
+        for part, optim in (
+            (peer.unet, config.unet_optim),
+            (peer.segmentation, config.segmentation_optim),
+        )
+    ]
+
+    def step():
+        with precision:
+            outputs = peer(*arguments)
+        loss = loss_of(outputs, arguments[3:], mask, label, config.loss)
+        for optimizer in adam:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in adam:
+            optimizer.step()
+
+    return step
+
+
+def inference(config: configs.Config, mode: str):
+    """A function that judges one batch."""
+    peer, precision = prepared(config, mode)
+    peer.eval()
+    arguments, _, _ = inputs(config)
+
+    def step():
+        with torch.no_grad(), precision:
+            probability = peer(*arguments)[2]
+            return probability.flatten(1).topk(config.evaluate.top_pixels).values.mean(1)
+
+    return step
+
+
+def timed(step) -> float:
+    """Seconds of a call, the device's work included."""
+    start = time.perf_counter()
+    step()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measured(step, count: int, batch: int) -> dict:
+    """The fields of a row of `benchmarks.sweep`."""
+    compile_seconds = timed(step)
+    timed(step)
+    seconds = [timed(step) for _ in range(count)]
+    median = float(np.median(seconds))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if DEVICE == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    return {
+        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
+        "compile_s": round(compile_seconds, 1),
+        "step_ms": round(1e3 * median, 2),
+        "fastest_ms": round(1e3 * min(seconds), 2),
+        "slowest_ms": round(1e3 * max(seconds), 2),
+        "images_per_s": round(batch / median, 2),
+        "peak_gib": round(peak / 2**30, 2),
+    }
+
+
+def check(config: configs.Config) -> dict:
+    """Largest difference of the two implementations, relative to the outputs' scale."""
+    import jax
+
+    from diffad_jax import convert, steps, train_state
+
+    variables = train_state.init_variables(config.model, jax.random.key(0))
+    generator = np.random.default_rng(0)
+
+    def shake(leaf):  # no zeros are left, so that every weight matters
+        return leaf + generator.normal(0, 1 / np.sqrt(leaf[..., 0].size + 9), leaf.shape)
+
+    params = jax.tree.map(lambda x: np.float32(shake(np.asarray(x))), variables.params)
+    variables = train_state.Variables(params, variables.batch_stats)
+    peer = Peer(config, together=False).eval()
+    states = convert.to_torch(variables.params, variables.batch_stats, config.model)
+    for part, state in zip((peer.unet, peer.segmentation), states, strict=True):
+        part.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
+    arguments, _, _ = inputs(config)
+    with torch.no_grad():
+        theirs = [y.permute(0, 2, 3, 1).numpy() for y in peer.cpu()(*(a.cpu() for a in arguments))]
+    x, t_s, t_b, *noises = (a.cpu().numpy() for a in arguments)
+    x, *noises = (a.transpose(0, 2, 3, 1) for a in (x, *noises))
+    draws = steps.Draws(*(jax.numpy.asarray(a) for a in (t_s, t_b, *noises)))
+    networks = train_state.define(config.model)
+    out = steps.forward(networks, variables, jax.numpy.asarray(x), draws, config, train=False)
+    ours = [out.predicted_less_noisy, out.predicted_noisier, out.anomaly_map]
+    names = ("noise_less_noisy", "noise_noisier", "anomaly_map")
+    pairs = zip(names, ours, theirs, strict=True)
+    return {name: float(abs(a - b).max() / abs(b).max()) for name, a, b in pairs}
+
+
+def main(_) -> None:
+    """Check, or measure and print one row."""
+    config, given = configs.parse(_CONFIG.value), flags.FLAGS
+    if given.check:
+        print(json.dumps(check(config)))
+        return
+    step = (training if given.task == "train" else inference)(config, given.mode)
+    print(json.dumps(measured(step, given.steps, config.train.batch_size)))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_bool("check", False, "Compare with ours instead of measuring.")
+    flags.DEFINE_enum("task", "train", ("train", "infer"), "What to measure.")
+    flags.DEFINE_enum("mode", "eager", ("eager", "best"), "How PyTorch runs it.")
+    flags.DEFINE_integer("steps", 5, "Timed steps.", lower_bound=1)
+    flags.mark_flags_as_required(["config"])
+    app.run(main)

@@ -1,0 +1,71 @@
+"""Speed, MFU and peak memory of one training step, by batch size and precision.
+
+python -m benchmarks.train_step --config configs/default.py --batches 1,4,16,64 \
+    --variants float32,bfloat16,bfloat16+norms --torch eager,best
+
+MFU: the step's FLOPs (counted by XLA, nothing twice) over its time and over what a large matrix
+product reaches in the same process. Inputs are random pictures; TensorFlow is not needed.
+"""
+
+import functools
+import json
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from benchmarks import sweep
+from diffad_jax import optim, profiling, sharding, steps, train_state
+from diffad_jax.config import Config
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+
+
+def main(_) -> None:
+    """One row, or all."""
+    if not flags.FLAGS.row:
+        sweep.run("benchmarks.train_step", "train")
+        return
+    config = sweep.configured(_CONFIG.value, flags.FLAGS.row)
+    print(json.dumps(row(config, flags.FLAGS.steps)))
+
+
+def row(config: Config, count: int) -> dict:
+    """Time, memory and FLOPs of the step."""
+    mesh = sharding.data_mesh()
+    everywhere = sharding.replicated(mesh)
+    optimizer = optim.optimizer(config, total_steps=1000)
+    key = jax.device_put(jax.random.key(config.seed), everywhere)
+    init = functools.partial(train_state.init, config, optimizer)
+    state = jax.jit(init, out_shardings=everywhere)(key)
+    batch = sharding.to_devices(sweep.random_batch(config), mesh)
+
+    networks = train_state.define(config.model)
+    lowered = steps.jit_train_step(networks, optimizer, config, mesh).lower(state, batch, key)
+    compiled, compile_seconds = sweep.timed(lowered.compile)
+
+    def step():
+        nonlocal state
+        state, metrics = compiled(state, batch, key)
+        jax.block_until_ready((state, metrics))
+
+    timing = sweep.measure(step, count)
+    used, predicted = sweep.peak_gib(), profiling.step_bytes(compiled)
+    flops = profiling.step_flops(lowered, config) if config.model.remat == "none" else None
+    return {
+        "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
+        "image_size": config.model.image_size,
+        "parameters": sum(x.size for x in jax.tree.leaves(state.variables.params)),
+        "compile_s": round(compile_seconds, 1),
+        **timing,
+        "images_per_s": round(1e3 * config.train.batch_size / timing["step_ms"], 2),
+        "peak_gib": used,
+        "predicted_gib": round(predicted / 2**30, 2) if predicted else None,
+        **({"flops": flops, "peak_flops": sweep.peak_flops()} if flops else {}),
+    }
+
+
+if __name__ == "__main__":
+    sweep.define_flags("float32,bfloat16", "16")
+    flags.mark_flags_as_required(["config"])
+    app.run(main)
