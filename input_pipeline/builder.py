@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import pathlib
 import re
@@ -146,7 +147,7 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
             return {name: whole[name] for name in features}
 
         # Pillow and TensorFlow release the interpreter lock, so threads decode in parallel.
-        with concurrent.futures.ThreadPoolExecutor() as pool:
+        with concurrent.futures.ThreadPoolExecutor(multiprocessing.cpu_count()) as pool:
             for start in range(0, len(records), _CHUNK):
                 chunk = records[start : start + _CHUNK]
                 yield from enumerate(pool.map(example, chunk), start)

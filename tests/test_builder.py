@@ -91,6 +91,15 @@ def test_a_host_without_the_pictures_reads_what_was_prepared(root, tmp_path, cap
         load(root, **how | {"fit": "crop"}, layout="prepared")
 
 
+def test_prepared_pictures_without_masks_need_the_same_word(root):
+    (root / f"nut/ground_truth/große Delle/{sets.BAD}_mask.png").unlink()
+    load(root, missing_masks="ignore")
+    test = load(root, missing_masks="ignore", layout="prepared").test
+    assert test.has_mask.tolist() == [True, False]
+    with pytest.raises(ValueError, match="has no mask"):
+        load(root, layout="prepared")
+
+
 def test_two_states_of_a_folder_are_not_chosen_between(root):
     load(root)
     sets.save(root / "nut/train/good/new.png", sets.picture("new"))
