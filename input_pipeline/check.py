@@ -60,14 +60,15 @@ def check_category(config: configs.Config, category: str) -> tuple[list[Finding]
     seen = list(_read_all(folder, records, config))
     for one in seen:
         findings += [Finding(level, str(folder / file), text) for level, file, text in one.problems]
-    findings += _missing_masks(folder, records, config.data.missing_masks)
-    findings += _duplicates(folder, seen)
-    findings += _sizes(folder, seen)
-    findings += _counts(folder, records, config)
-    findings += [
-        Finding("warning", str(folder / place), f"{count} pictures are not used")
-        for place, count in (unused(folder, records).items() if name else ())
-    ]
+    if name:
+        findings += _missing_masks(folder, records, config.data.missing_masks)
+        findings += _duplicates(folder, seen)
+        findings += _sizes(folder, seen)
+        findings += _counts(folder, records, config)
+        for place, count in unused(folder, records).items():
+            findings.append(
+                Finding("warning", str(folder / place), f"{count} pictures are not used")
+            )
     return findings, f"{category}: {_summary(name, records, seen)}"
 
 
@@ -122,6 +123,8 @@ def _read(folder: pathlib.Path, record: Record, image_size: int, fit: str) -> Se
     if picture is not None:
         seen.size = f"{picture.shape[1]}x{picture.shape[0]}"
         seen.pixels = hashlib.sha256(seen.size.encode() + picture.tobytes()).digest()
+        if not record.split:  # it may be a mask
+            return seen
         if not np.ptp(picture, (0, 1)).any():
             seen.add("error", record.picture, f"one colour everywhere: {picture[0, 0].tolist()}")
         elif picture.max() < _DARK:

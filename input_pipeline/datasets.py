@@ -15,7 +15,8 @@ from jaxtyping import Bool, Int, Int32, UInt8
 from diffad_jax.config import DataConfig
 from input_pipeline import tfds_pictures
 from input_pipeline.builder import PicturesConfig, find, kind_of, prepare, records
-from input_pipeline.scan import GOOD
+from input_pipeline.layouts import LAYOUTS
+from input_pipeline.scan import GOOD, check_masks
 from input_pipeline.stored import Stored
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def load_category(data: DataConfig, image_size: int) -> Category:
         file that is not a whole picture.
     """
     folder = pathlib.Path(data.root).expanduser() / data.category
-    builder = _builder(folder, data.layout, data, image_size)
+    builder = builder_of(folder, data.layout, data, image_size)
     train, test = (records(builder, split) for split in ("train", "test"))
     defective = any(record.defect != GOOD for record in test)
     aside = held_out(len(train), defective, data.holdout)
@@ -103,20 +104,34 @@ def load_textures(
       ValueError: no such folder; no pictures; a file that is not a whole picture.
     """
     if not data.textures:
-        logger.warning("data.textures is empty: anomalies come from the picture's own pieces")
+        logger.warning(
+            "data.textures is empty: anomalies are made of the picture's own pieces (self-"
+            "augmentation) and of procedural textures"
+        )
         return None
-    folder = tfds_pictures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
-    builder = _builder(folder, "textures", data, image_size)
+    builder = textures_builder(data, image_size)
     rows = np.arange(len(records(builder, "train")))
     return _planes(builder, "train", rows, ["image"], data.memory_gib)["image"]
 
 
-def _builder(
+def textures_builder(data: DataConfig, image_size: int) -> tfds.core.DatasetBuilder:
+    """The prepared pictures of `data.textures`; as `builder_of`."""
+    folder = tfds_pictures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
+    return builder_of(folder, "textures", data, image_size)
+
+
+def builder_of(
     folder: pathlib.Path, layout: str, data: DataConfig, image_size: int
 ) -> tfds.core.DatasetBuilder:
-    """The prepared pictures of a folder."""
+    """The prepared pictures of a folder, prepared first when it is new or has changed.
+
+    Raises:
+      ValueError: as `builder.prepare`, or where data.layout is 'prepared' as `builder.find`.
+    """
     if data.layout == "prepared":
-        return find(folder, image_size, data.resize, data.fit, data.cache_dir)
+        builder = find(folder, image_size, data.resize, data.fit, data.cache_dir)
+        check_masks(folder, LAYOUTS["folder"], records(builder, "test"), data.missing_masks)
+        return builder
     config = PicturesConfig(
         folder=str(folder),
         layout=layout,

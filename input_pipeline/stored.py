@@ -39,7 +39,3 @@ class Stored:
         for place, row in enumerate(rows):
             planes[place] = self._source[int(row)][self._plane]
         return planes
-
-    def take(self, index: Int[np.ndarray, "k"]) -> "Stored":
-        """The pictures at these places as a set of its own; nothing is read."""
-        return Stored(self._source, self._plane, self.shape[1:], self._rows[index])
