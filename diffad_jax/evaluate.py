@@ -15,6 +15,7 @@ from diffad_jax import (
     checkpoint,
     metrics,
     optim,
+    page,
     report,
     sharding,
     steps,
@@ -67,31 +68,31 @@ def category(
 ) -> dict[str, float]:
     """Judge the pictures that are `shown`, find the threshold, write all of it.
 
-    WORKDIR/eval/STEP gets metrics.json, scores.csv and grid.png; WORKDIR/threshold.json the
-    threshold. The held-out pictures are judged where the test pictures alone give no threshold.
+    WORKDIR/eval/STEP gets metrics.json, scores.csv, grid.png and report.html;
+    WORKDIR/threshold.json the threshold. The held-out pictures are judged where the test pictures
+    alone give no threshold.
 
     Returns:
       What metrics.json holds: the results of `metrics.of_images` and `of_pixels`, and threshold_*.
     """
-    judged = judge(step_fn, variables, key, shown(pictures), config, mesh)
-    values = measure(judged, config)
-    held_out = judged if shown(pictures) is pictures.held_out else None
-    if held_out is None and np.isnan(values["image_f1_threshold"]):
+    about = shown(pictures)
+    if about is pictures.held_out:
+        count = len(about.images)
+        logger.info("no test pictures: judging the %d good ones held out of training", count)
+    judged = judge(step_fn, variables, key, about, config, mesh)
+    pixels = rank_pixels(judged, config)
+    values = measure(judged, pixels)
+    test, held_out = (None, judged) if about is pictures.held_out else (judged, None)
+    if test is not None and np.isnan(values["image_f1_threshold"]):
         held_out = judge(step_fn, variables, key, pictures.held_out, config, mesh)
-    found = threshold.choose(
-        values,
-        len(judged.names),
-        good(None if held_out is judged else judged),
-        good(held_out),
-        config.evaluate.threshold_quantile,
-        step,
-    )
+    quantile = config.evaluate.threshold_quantile
+    found = threshold.choose(values, len(judged.names), good(test), good(held_out), quantile, step)
     if found is not None:
         values |= {
             f"threshold_{name}": float(getattr(found, name))
             for name in ("image", "pixel", "false_alarm_rate", "pictures")
         }
-    write(folder, step, judged, values, found, config)
+    write(folder, step, judged, values, pixels, found, config)
     return values
 
 
@@ -268,11 +269,10 @@ def padded_batches(
         yield sharding.share(image, mesh), sharding.share(index, mesh), len(real)
 
 
-def measure(judged: report.Evaluation, config: Config) -> dict[str, float]:
+def measure(judged: report.Evaluation, pixels: metrics.Ranking | None) -> dict[str, float]:
     """`metrics.of_images`, and `of_pixels` where the truth of every picture is known."""
-    ranking = rank_pixels(judged, config)
     values = metrics.of_images(judged.labels, judged.scores)
-    return values if ranking is None else values | metrics.of_pixels(ranking)
+    return values if pixels is None else values | metrics.of_pixels(pixels)
 
 
 def rank_pixels(judged: report.Evaluation, config: Config) -> metrics.Ranking | None:
@@ -299,6 +299,7 @@ def write(
     step: int,
     judged: report.Evaluation,
     values: dict[str, float],
+    pixels: metrics.Ranking | None,
     found: threshold.Threshold | None,
     config: Config,
 ) -> None:
@@ -309,6 +310,7 @@ def write(
       step: of the checkpoint.
       judged: the pictures and what the model made of them.
       values: for metrics.json.
+      pixels: what `rank_pixels` gave, for the curves.
       found: from which score on a picture is called defective; None: no verdicts.
       config: of the run.
     """
@@ -325,5 +327,6 @@ def write(
     rows = report.choose_rows(judged, config.evaluate.grid_rows)
     title = f"{config.data.category}, step {step}"
     report.write_grid(target / "grid.png", judged, rows, title, cut)
+    page.write(target / "report.html", step, judged, values, pixels, found, config)
     logger.info("%s\n%s", title, report.table(values))
-    logger.info("report: %s", target)
+    logger.info("report: %s", target / "report.html")

@@ -74,16 +74,13 @@ def choose(
 
 def pictures(evaluation: report.Evaluation, row: int, scale: float, threshold: float) -> Html:
     """One picture: what it is and how it was judged, then the five views that `report` names."""
-    name, score, label = (
-        evaluation.names[row],
-        float(evaluation.scores[row]),
-        evaluation.labels[row],
-    )
+    name, label = evaluation.names[row], evaluation.labels[row]
+    score = float(evaluation.scores[row])
     called = report.verdict(score, threshold)
     lines = [
         element("h4", _breakable(name)),
         element("p", evaluation.defects[row]),
-        element("p", f"score {score:.4f}"),
+        element("p", f"score {score:.4g}"),
     ]
     if called and (called == "defective") != bool(label):
         remark = "missed" if label else "false alarm"

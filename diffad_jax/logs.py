@@ -94,7 +94,9 @@ class Log:
         self._lines = [old for old in self._lines if not old.startswith(same)] + [line]
         # Rewritten whole, because object stores cannot append.
         workdirs.write(self._path, "\n".join(self._lines) + "\n")
-        self._board.add(step, [summary.scalar(f"{kind}/{k}", v) for k, v in values.items()])
+        self._board.add(
+            step, [summary.scalar(f"{kind}/{k}", v) for k, v in finite.items() if v is not None]
+        )
 
 
 class _Board:

@@ -32,7 +32,6 @@ MEASURES = (
     ("aupro_30", "AUPRO 0.30"),
     ("aupro_05", "AUPRO 0.05"),
 )
-LARGE = 1000  # pictures in a set; the pixels of a type's pictures are then too many to sort here
 MEANING = (
     "1 is perfect. AUROC: the chance that a defective picture (pixel) scores above a good one. "
     "AP: average precision, the area under the precision-recall curve. F1-max: the best balance "
@@ -60,6 +59,11 @@ class _Case:
     @property
     def title(self) -> str:
         return f"{self.config.data.category}, step {self.step}"
+
+    @property
+    def large(self) -> bool:
+        """Whether the maps may be too many to hold them in memory."""
+        return len(self.evaluation.names) > self.config.evaluate.exact_pictures
 
     def rows(self, label: int) -> np.ndarray:
         """The defective (1) or the good (0) pictures."""
@@ -138,14 +142,12 @@ def _origin(case: _Case) -> str:
     if threshold is None:
         return "A threshold needs defective and good pictures, or good ones kept out of training."
     if threshold.source == "f1_max":
-        words = (
-            f"The threshold gives the best F1 on {threshold.pictures} labelled pictures. Where "
-            f"these are the pictures below, expect slightly more mistakes on new ones."
-        )
+        words = f"The threshold gives the best F1 on {threshold.pictures} labelled pictures."
     else:
         share = "" if threshold.quantile is None else f"{100 * threshold.quantile:g} % "
         count = _count(threshold.pictures, "good picture")
         words = f"The threshold is the {share}quantile of the scores of {count}."
+    words += " Where these are the pictures below, expect slightly more mistakes on new ones."
     if not math.isnan(threshold.false_alarm_rate) and not case.rows(0).size:
         rate = 100 * threshold.false_alarm_rate
         words += f" It calls {rate:.1f} % of good pictures defective."
@@ -171,7 +173,10 @@ def _numbers(case: _Case) -> Iterator[Html]:
 
 def _measure(values: Mapping[str, Any], key: str) -> Html:
     """A number, and below it its confidence interval where there is one."""
-    value = join([report.number(values.get(key))])
+    number = values.get(key)
+    if key.endswith("threshold") and number is not None and not math.isnan(number):
+        return join([f"{number:.4g}"])  # no share: it may be tiny
+    value = join([report.number(number)])
     low, high = values.get(f"{key}_low"), values.get(f"{key}_high")
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return value
@@ -204,10 +209,9 @@ def _types(case: _Case) -> Iterator[Html]:
     yield table("By type of defect", heads, lines)
     words = "Image AUROC: this type against all good pictures. Pixel AP and AUPRO: within the "
     words += "pictures of this type"
-    large = len(evaluation.names) > LARGE
-    yield _note(
-        words + (f"; not measured in sets of more than {LARGE} pictures." if large else ".")
-    )
+    if case.large:
+        words += "; not measured in a set of more than evaluate.exact_pictures"
+    yield _note(f"{words}.")
 
 
 def _type_line(case: _Case, name: str, rows: np.ndarray, good: np.ndarray | None) -> list[object]:
@@ -216,8 +220,8 @@ def _type_line(case: _Case, name: str, rows: np.ndarray, good: np.ndarray | None
     scores = evaluation.scores[rows]
     called = case.called(rows)
     share = "–" if math.isnan(case.cut) else f"{called} ({100 * called / rows.size:.0f} %)"
-    line = [name, rows.size, share, f"{scores.mean():.4f}"]
-    line += [f"{scores.min():.4f}", f"{scores.max():.4f}"]
+    line = [name, rows.size, share, f"{scores.mean():.4g}"]
+    line += [f"{scores.min():.4g}", f"{scores.max():.4g}"]
     auroc = ap = aupro = None
     if good is not None and good.size:
         both = np.concatenate([rows, good])
@@ -231,10 +235,10 @@ def _type_line(case: _Case, name: str, rows: np.ndarray, good: np.ndarray | None
 
 def _truths(case: _Case, rows: np.ndarray) -> np.ndarray | None:
     """The masks of some pictures, bool[n, s, s]; None where one is missing, or in a large set."""
-    truths = [case.evaluation.truth(row) for row in rows.tolist()]
-    if any(truth is None for truth in truths) or len(case.evaluation.names) > LARGE:
+    if case.large:
         return None
-    return np.stack(truths)
+    truths = [case.evaluation.truth(row) for row in rows.tolist()]
+    return None if any(truth is None for truth in truths) else np.stack(truths)
 
 
 def _curves(case: _Case) -> Iterator[Html]:

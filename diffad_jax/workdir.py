@@ -5,10 +5,11 @@ WORKDIR/.lock                           who is training in it, while somebody is
 WORKDIR/checkpoints/STEP/               state of training
 WORKDIR/checkpoints_best/STEP/          that of the best step on the test split (train.keep_best)
 WORKDIR/checkpoints_damaged/STEP/       checkpoints that could not be read
+WORKDIR/threshold.json                  from which score on a picture is called defective
 WORKDIR/metrics.jsonl                   a line for every log_every steps, and one per evaluation
 WORKDIR/tensorboard/                    the same, and pictures
 WORKDIR/profile/                        a profiler trace (train.profile_steps)
-WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png
+WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png, report.html
 """
 
 import contextlib

@@ -238,6 +238,11 @@ def test_intervals_are_those_of_resampled_test_sets():
     assert metrics.bootstrap(labels[order], scores[order]) == got
 
 
+def test_a_tie_counts_one_half_in_every_resample():
+    got = metrics.bootstrap(np.arange(20) % 2, np.full(20, 0.3))
+    assert got == {"auroc": (0.5, 0.5), "ap": (0.5, 0.5), "f1_max": (2 / 3, 2 / 3)}
+
+
 def test_intervals_cover():
     """95 % of the intervals of small test sets hold the value of the whole population (0.760)."""
     rng, hold = np.random.default_rng(0), 0

@@ -116,6 +116,7 @@ FOUND = Threshold(0.6, 0.3, "f1_max", None, 6, 0.5, 7)
 CONFIG = helpers.parsed(data__category="<b>&", evaluate__weights="ema")
 VALUES = {"image_auroc": 0.8751, "image_auroc_low": 0.7, "image_auroc_high": 1.0}
 VALUES |= {"image_ap": math.nan, "pixel_auroc": 0.25, "aupro_05": 0.125, "unknown": "x"}
+VALUES |= {"image_f1_threshold": 1.25e-6, "pixel_f1_threshold": math.nan}
 
 
 def ranking(tests) -> metrics.Ranking | None:
@@ -162,7 +163,7 @@ def test_names_stay_text_and_every_picture_is_there(nasty):
         else:
             np.testing.assert_array_equal(images["truth"], tests.truth(row))
         assert list(images) == kinds
-        assert f"score {tests.scores[row]:.4f}" in article["words"]
+        assert f"score {tests.scores[row]:.4g}" in article["words"]
         for kind, views in sources.items():  # compressed, yet nearest to its own
             distance = [abs(images[kind] - view.astype(float)).mean() for view in views]
             assert np.argmin(distance) == row and distance[row] < 0.8 * sorted(distance)[1], kind
@@ -203,14 +204,14 @@ def test_numbers_are_those_given(nasty):
     tests, read = nasty
     heads, images, pixels = read.tables["How well the scores separate"]
     assert heads[1:4] == ["AUROC", "AP", "F1-max"]
-    assert images == ["images", "0.87510.700 – 1.000", "n/a", "-", "-", "-", "-"]
-    assert pixels == ["pixels", "0.2500", "-", "-", "-", "-", "0.1250"]
+    assert images == ["images", "0.87510.700 – 1.000", "n/a", "-", "1.25e-06", "-", "-"]
+    assert pixels == ["pixels", "0.2500", "-", "-", "n/a", "-", "0.1250"]
     verdicts = {row[0]: row[1:] for row in read.tables["Verdicts (pictures)"]}
     assert verdicts["truly defective"] == ["3", "1"] and verdicts["truly good"] == ["1", "1"]
     types = {row[0]: row[1:] for row in read.tables["By type of defect"]}
-    assert types["<i>"][:5] == ["2", "1 (50 %)", "0.5167", "0.3333", "0.7000"]
+    assert types["<i>"][:5] == ["2", "1 (50 %)", "0.5167", "0.3333", "0.7"]
     assert types["<i>"][5:] == ["0.7500", "-", "-"]  # one of its masks is missing
-    assert types["good"] == ["2", "1 (50 %)", "0.3500", "0.1000", "0.6000", "-", "-", "-"]
+    assert types["good"] == ["2", "1 (50 %)", "0.35", "0.1", "0.6", "-", "-", "-"]
     ap = sklearn.metrics.average_precision_score(tests.truth(4).ravel(), tests.maps[4].ravel())
     assert types['"'][6] == f"{ap:.4f}"
     keys = {row[0]: row[1] for row in read.tables["Configuration"]}
@@ -309,7 +310,7 @@ def test_one_class_alone(tmp_path, label, sentence):
     found = dataclasses.replace(FOUND, image=0.3, source="quantile", quantile=0.995, pictures=20)
     read = written(tmp_path, tests, {}, found)
     words = " ".join(read.words)
-    assert sentence in words and "99.5 % quantile of the scores of 20 good pictures." in words
+    assert sentence in words and "99.5 % quantile of the scores of 20 good pictures. " in words
     assert ("found, at threshold" in words) == bool(label)
     assert len(read.articles) == 6
 

@@ -118,6 +118,14 @@ def few_defective_pixels(rng):
     return masks, z + 4 * masks
 
 
+def regions_of_all_sizes(rng):
+    """Large regions (48,000 pixels) are found; as many lone pixels lie among the good ones."""
+    masks, z = blobs(rng, share=0.4)
+    z[masks] += 10
+    masks[:8, ::16, ::16] = True
+    return masks, z
+
+
 def hardly_a_good_pixel(rng):
     masks, z = blobs(rng)
     return ~masks, -z
@@ -144,8 +152,8 @@ def sorted_by_score(rng):
 
 ADVERSARIAL = (
     *(close_together, many_decades, saturated, only_two_values, all_equal, negative, two_zeros),
-    *(with_infinities, one_defective_pixel, few_defective_pixels, hardly_a_good_pixel),
-    *(found_perfectly, good_first_then_a_crowd, sorted_by_score),
+    *(with_infinities, one_defective_pixel, few_defective_pixels, regions_of_all_sizes),
+    *(hardly_a_good_pixel, found_perfectly, good_first_then_a_crowd, sorted_by_score),
 )
 
 

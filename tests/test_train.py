@@ -99,7 +99,9 @@ def lines(workdir):
 
 def outcome(workdir):
     """All that must not depend on interruptions."""
-    files = sorted(p for p in workdir.glob("eval/*/*") if p.suffix in (".json", ".csv", ".png"))
+    files = sorted(
+        p for p in workdir.glob("eval/*/*") if p.suffix in (".json", ".csv", ".png", ".html")
+    )
     with checkpoint.Checkpoints(workdir, writer=False) as checkpoints:
         latest = checkpoints.latest
     return lines(workdir), {str(f.relative_to(workdir)): f.read_bytes() for f in files}, latest
@@ -156,7 +158,7 @@ def test_a_whole_run(toy, data, tmp_path, monkeypatch, caplog):
     assert {key: rows[-1][key] for key in final} == pytest.approx(final)
     assert written["image_auroc"] == final["image_auroc"]
     assert {p.name for p in (tmp_path / "eval/7").iterdir()} == {
-        *("metrics.json", "scores.csv", "grid.png")
+        *("metrics.json", "scores.csv", "grid.png", "report.html")
     }
     assert json.loads((tmp_path / "config.json").read_text())["train"]["batch_size"] == 8
     board = scalars_and_pictures(tmp_path)
