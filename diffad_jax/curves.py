@@ -16,8 +16,8 @@ from diffad_jax.document import Html, text
 from diffad_jax.metrics import Ranking
 
 # Lengths in units of the drawing, which a browser scales to the room there is.
-WIDTH, HEIGHT = 400, 300
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 44.0  # room around the axes
+WIDTH, HEIGHT = 400, 320
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 8.0, 66.0  # room around the axes
 BINS = 40
 POINTS = 400  # of a line; a screen shows no more
 NICE = (0.2, 0.5, 1.0, 2.0)  # steps of an axis that ends between 1 and 10
@@ -82,32 +82,39 @@ def histogram_chart(
 ) -> Html:
     """Number of pictures by score: defective ones above, good ones below, one axis for both.
 
-    Scores are >= 0; a NaN threshold draws no line. Each half has a scale of its own.
+    The axis begins at 0, or at the lowest score where all lie far above 0. A NaN threshold draws no
+    line. Each half has a scale of its own.
     """
-    top = float(np.max(scores, initial=0.0))
-    top = max(top, threshold) if not math.isnan(threshold) else top
-    top = top * 1.02 if top > 0 else 1.0
-    edges = np.linspace(0.0, top, BINS + 1)
+    values = scores if math.isnan(threshold) else np.append(scores, threshold)
+    low, high = float(values.min()), float(values.max())
+    low = 0.0 if 0 <= low <= 0.5 * high else low
+    high = high + 0.02 * (high - low) if high > low else low + 1.0
+    edges = np.linspace(low, high, BINS + 1)
     middle = (HEIGHT - TOP - BOTTOM) / 2
-    parts = []
-    halves = ((1, "defective", "c2", TOP), (0, "good", "c1", TOP + middle))
-    for label, kind, style, above in halves:
+    ticks = [(_x((value - low) / (high - low)), f"{value:g}") for value in _ticks(low, high)]
+    parts = [_x_axis(ticks, "score of a picture")]
+    for label, kind, style, above in ((1, "defective", "c2", TOP), (0, "good", "c1", TOP + middle)):
         counts, _ = np.histogram(scores[labels == label], edges)
         parts.append(_bars(counts, kind, style, above, middle))
-    x_ticks = [(_x(value / top), f"{value:g}") for value in _ticks(top)]
-    parts.append(_x_axis(x_ticks, "score of a picture"))
     words = f"{int((labels == 1).sum())} defective pictures above, {int((labels == 0).sum())} good"
     if not math.isnan(threshold):
-        x = _x(threshold / top)
+        x = f"{_x((threshold - low) / (high - low)):.2f}"
+        line = f'x1="{x}" x2="{x}" y1="{TOP - 6}" y2="{HEIGHT - BOTTOM}"'
+        parts.append(f'<line class="threshold" {line}/>')
+        note = f"threshold {threshold:.4g}, called defective from there on"
+        parts.append(_key(LEFT, "line", "threshold", note))
         words += f" below; the threshold is at {threshold:.4g}"
-        end = x > WIDTH / 2  # the label goes where there is room
-        anchor, shift = ("end", -5) if end else ("start", 5)
-        parts.append(
-            f'<line class="threshold" x1="{x:.2f}" x2="{x:.2f}" y1="{TOP - 8}" '
-            f'y2="{HEIGHT - BOTTOM}"/><text x="{x + shift:.2f}" y="{TOP + middle + 13:.2f}" '
-            f'text-anchor="{anchor}">≥ {threshold:.4g}: called defective</text>'
-        )
     return _svg("Scores", words + ".", parts)
+
+
+def _key(x: float, shape: str, style: str, words: str) -> str:
+    """What a line or a ring means, below the axis."""
+    y = HEIGHT - 8
+    if shape == "line":
+        drawn = f'<line class="{style}" x1="{x}" x2="{x + 26}" y1="{y - 4}" y2="{y - 4}"/>'
+    else:
+        drawn = f'<circle class="{style}" cx="{x + 13}" cy="{y - 4}" r="5"/>'
+    return f'{drawn}<text x="{x + 32}" y="{y}">{text(words)}</text>'
 
 
 def _x(share: float) -> float:
@@ -118,11 +125,12 @@ def _y(share: float) -> float:
     return TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
 
 
-def _ticks(top: float) -> list[float]:
-    """Round numbers from 0 to `top`, three to six of them."""
-    power = 10.0 ** math.floor(math.log10(top))
-    step = next(power * n for n in NICE if top / (power * n) <= 5)
-    return [float(f"{step * i:.6g}") for i in range(int(top / step + 1e-9) + 1)]
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, two to six of them."""
+    power = 10.0 ** math.floor(math.log10(high - low))
+    step = next(power * n for n in NICE if (high - low) / (power * n) <= 5)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{step * i:.6g}") for i in range(first, last + 1)]
 
 
 def _svg(name: str, words: str, parts: Sequence[str]) -> Html:
@@ -142,7 +150,7 @@ def _x_axis(ticks: Sequence[tuple[float, str]], name: str) -> str:
     middle = (LEFT + WIDTH - RIGHT) / 2
     return (
         f'{marks}<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
-        f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{text(name)}</text>'
+        f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle">{text(name)}</text>'
     )
 
 
@@ -165,7 +173,7 @@ def _line_chart(
     lines: Mapping[str, np.ndarray],
     mark: tuple[float, float] | None,
 ) -> Html:
-    """Lines in the unit square with a key in its emptiest place for such curves, lower middle."""
+    """Lines in the unit square, and the key to them below."""
     shares = [(value, f"{value:g}") for value in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)]
     parts = [
         _x_axis([(_x(value), label) for value, label in shares], axes[0]),
@@ -174,18 +182,10 @@ def _line_chart(
     for number, (label, points) in enumerate(lines.items(), start=1):
         path = " ".join(f"{_x(x):.2f},{_y(y):.2f}" for x, y in points)
         parts.append(f'<polyline class="line c{number}" points="{path}"/>')
-        y = HEIGHT - BOTTOM - 18 * (len(lines) - number) - 28
-        parts.append(
-            f'<line class="line c{number}" x1="{WIDTH / 2}" x2="{WIDTH / 2 + 30}" y1="{y}" '
-            f'y2="{y}"/><text x="{WIDTH / 2 + 36}" y="{y + 4}">{text(label)}</text>'
-        )
+        parts.append(_key(LEFT + 95 * (number - 1), "line", f"line c{number}", label))
     if mark is not None:
-        y = HEIGHT - BOTTOM - 10
         parts.append(f'<circle class="mark" cx="{_x(mark[0]):.2f}" cy="{_y(mark[1]):.2f}" r="5"/>')
-        parts.append(
-            f'<circle class="mark" cx="{WIDTH / 2 + 15}" cy="{y}" r="5"/>'
-            f'<text x="{WIDTH / 2 + 36}" y="{y + 4}">pictures, threshold in use</text>'
-        )
+        parts.append(_key(LEFT + 95 * len(lines), "ring", "mark", "threshold in use"))
     return _svg(name, f"{axes[1]}, against {axes[0]}.", parts)
 
 

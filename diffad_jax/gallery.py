@@ -102,14 +102,14 @@ def legend(scale: float, pixel_threshold: float) -> Html:
         f'<stop offset="{share:.3f}" stop-color="{_hex(share)}"/>'
         for share in np.linspace(0, 1, 17)
     )
-    marks = [(0.0, "0", 34), (scale, f"{scale:.3g}", 34)]
+    marks = _mark(0.0, "0", 54) + _mark(1.0, f"{scale:.3g}", 54)
     if 0 < pixel_threshold < scale:
-        marks.append((pixel_threshold, f"threshold of pixels {pixel_threshold:.3g}", 50))
-    numbers = "".join(_mark(value / scale, label, y) for value, label, y in marks)
+        marks += _mark(pixel_threshold / scale, f"threshold of pixels {pixel_threshold:.3g}", 11)
     bar = Html(
-        f'<svg viewBox="0 0 400 54" role="img" aria-label="Colour scale of all anomaly maps, from 0'
+        f'<svg viewBox="0 0 400 56" role="img" aria-label="Colour scale of all anomaly maps, from 0'
         f' (dark) to {scale:.3g} (bright)"><defs><linearGradient id="scale">{stops}'
-        f'</linearGradient></defs><rect width="400" height="18" fill="url(#scale)"/>{numbers}</svg>'
+        f'</linearGradient></defs><rect y="20" width="400" height="18" fill="url(#scale)"/>'
+        f"{marks}</svg>"
     )
     key = Html('<span><span class="key"></span>outline of the true defect</span>')
     return element("div", join([bar, key]), "legend")
@@ -121,11 +121,11 @@ def _breakable(name: str) -> Html:
 
 
 def _mark(share: float, label: str, y: int) -> str:
-    """A number below the colour bar, within its ends, and a tick up to it."""
+    """A number above or below the colour bar, within its ends, and a tick to it."""
     anchor = "start" if share < 0.3 else "end" if share > 0.7 else "middle"
-    x = f"{400 * share:.1f}"
+    x, ends = f"{400 * share:.1f}", (38, 43) if y > 20 else (14, 20)
     return (
-        f'<line x1="{x}" x2="{x}" y1="18" y2="{y - 11}"/>'
+        f'<line x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}"/>'
         f'<text x="{x}" y="{y}" text-anchor="{anchor}">{label}</text>'
     )
 

@@ -38,6 +38,10 @@ MEANING = (
     "of precision and recall over all thresholds. AUPRO: share of each defective region found, "
     "averaged up to 30 % (5 %) of good pixels called defective."
 )
+BEST = (
+    "evaluate.checkpoint=best: where this step was chosen for its results on these very pictures, "
+    "the numbers flatter it."
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,6 +120,7 @@ def _head(case: _Case, groups: Sequence[gallery.Group]) -> Html:
         element("p", f"{about}{bad} defective, {good} good", "faint"),
         element("p", _result(case), "lede"),
         element("p", _origin(case), "faint"),
+        *([_note(BEST)] if case.config.evaluate.checkpoint == "best" else []),
         Html(f'<nav aria-label="Contents">{element("ul", join(items))}</nav>'),
     ]
     return element("header", join(parts))

@@ -125,9 +125,9 @@ def ranking(tests) -> metrics.Ranking | None:
     return metrics.rank_pixels(tests.masks[..., 0] > 0, tests.maps)
 
 
-def written(path, tests, values=VALUES, threshold=FOUND) -> Page:
+def written(path, tests, values=VALUES, threshold=FOUND, config=CONFIG) -> Page:
     pixels = ranking(tests)
-    page.write(path / "deep" / "report.html", 7, tests, values, pixels, threshold, CONFIG)
+    page.write(path / "deep" / "report.html", 7, tests, values, pixels, threshold, config)
     data = (path / "deep" / "report.html").read_bytes()
     assert b"http" not in data and b"<script" not in data and b"@import" not in data
     assert set(re.findall(rb"url\(([^)]*)\)", data)) <= {b"#scale"}
@@ -248,7 +248,7 @@ def test_the_areas_under_the_curves_are_the_measures(tmp_path):
             x, y = drawn(line).T
             expected = getattr(sklearn.metrics, measure)(labels, scores)
             assert np.trapezoid(y, x) == pytest.approx(expected, abs=tolerance)
-        ring = next(values for tag, values in read.lines[name] if tag == "circle")
+        ring = next(values for tag, values in read.lines[name] if tag == "circle")  # before its key
         place = drawn(f"{ring['cx']},{ring['cy']}")[0]
         expected = (1 / 2, 3 / 4) if name == "ROC curve" else (3 / 4, 3 / 4)
         assert place == pytest.approx(expected, abs=1e-4)
@@ -313,6 +313,12 @@ def test_one_class_alone(tmp_path, label, sentence):
     assert sentence in words and "99.5 % quantile of the scores of 20 good pictures. " in words
     assert ("found, at threshold" in words) == bool(label)
     assert len(read.articles) == 6
+
+
+def test_a_step_chosen_on_the_test_pictures_is_said_to_be(tmp_path, nasty):
+    config = helpers.parsed(evaluate__checkpoint="best")
+    read = written(tmp_path, evaluation(), config=config)
+    assert page.BEST in read.words and page.BEST not in nasty[1].words
 
 
 def many(count):
