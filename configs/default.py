@@ -115,7 +115,7 @@ def get_config() -> ml_collections.ConfigDict:
             "predict": {
                 # For pictures larger than image_size: the least share of a tile's width that
                 # neighbouring tiles have in common, such as 0.25. 0: no tiles; pictures are resized
-                # whole, as in training.
+                # whole, as in training. Tiles are not resized: train on pictures of that scale.
                 "tile_overlap": 0.0,
                 "maps": "png",  # png (16 bit) or npy (float32)
             },

@@ -41,7 +41,7 @@ class Source:
 
 
 def find(pattern: str | os.PathLike, output: str | os.PathLike) -> list[Source]:
-    """The pictures of a file, a folder with all below it, or a glob pattern; sorted by name.
+    """The pictures of a file, a folder with all below it, or a glob pattern, local; sorted by name.
 
     Of folders and patterns, only files with a picture's extension count; hidden files and
     folders do not, nor what an earlier prediction wrote (into `output` or elsewhere). A pattern may
@@ -60,7 +60,8 @@ def find(pattern: str | os.PathLike, output: str | os.PathLike) -> list[Source]:
     elif glob.has_magic(text):
         base, files = _base(text), _matches(text)
     else:
-        raise ValueError(f"no such file or folder: {text}")
+        where = " (input is read from local folders only)" if "://" in text else ""
+        raise ValueError(f"no such file or folder: {text}{where}")
     base, output = os.path.abspath(base), os.path.realpath(output)
     is_output = functools.cache(lambda folder: _is_output(folder, output))
     named = {os.path.relpath(os.path.abspath(file), base): file for file in files}

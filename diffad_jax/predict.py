@@ -28,7 +28,8 @@ Both tables are called *.partial until all pictures are done. Exit status: 0 all
 1 nothing to do or wrong use (one line says what), 3 some pictures could not be read.
 
 A picture is decoded and resized as in training. Its noise follows from the picture alone, so its
-score does not depend on the others, and is what `--mode evaluate` gives for it.
+score does not depend on the others, and is what `--mode evaluate` gives for it (to the last bit in
+batches of the same size; pictures that are fewer than `evaluate.batch_size` go in smaller ones).
 """
 
 import dataclasses
@@ -82,6 +83,8 @@ def load(
     known = [None if t is None or math.isnan(t) else t for t in _stored(stored)]
     image = known[0] if threshold is None else threshold
     pixel = image if known[1] is None else known[1]
+    if config.predict.tile_overlap and threshold is None and image is not None:
+        logger.warning("the threshold was found on whole pictures; for tiles, give --threshold")
     if image is None:
         logger.warning(
             "%s has no threshold: scores only, no verdicts; --mode evaluate finds one, "
@@ -147,6 +150,8 @@ def _stored(stored: thresholds.Threshold | None) -> tuple[float | None, float | 
 def _output_folder(output: str | os.PathLike) -> pathlib.Path:
     """The folder for the results, made if need be."""
     folder = pathlib.Path(output).expanduser()
+    if "://" in os.fspath(output):
+        raise ValueError(f"{output} cannot be the output folder: it must be a local one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -31,8 +31,9 @@ COLUMNS = (
 class Box:
     """A connected region of a map: the smallest upright rectangle around it, in px.
 
-    x, y: of the upper left pixel, from the picture's upper left; width, height: >= 1; area: pixels
-    of the region itself; peak: its largest value in the map.
+    x, y: of the upper left pixel, from the upper left of the picture as people see it (turned
+    upright by its EXIF orientation); width, height: >= 1; area: pixels of the region itself; peak:
+    its largest value in the map.
     """
 
     x: int

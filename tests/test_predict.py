@@ -326,7 +326,7 @@ def test_unusable_runs(run, tmp_path):
     with pytest.raises(ValueError, match=r"holds no run: .*config\.json does not exist"):
         predict.load(tmp_path)
     workdir.claim(tmp_path, config)
-    with pytest.raises(ValueError, match="no checkpoint of step None"):
+    with pytest.raises(ValueError, match="no checkpoint in"):
         predict.load(tmp_path)
     other = helpers.parsed(model__segmentation_base=4)
     with pytest.raises(ValueError, match=r"model\.segmentation_base: 2 -> 4"):
@@ -337,8 +337,9 @@ def test_unusable_runs(run, tmp_path):
     with pytest.raises(ValueError, match=r"missing config key evaluate\.draws; give --config"):
         predict.load(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file cannot be the output folder"):
-        predict.run(folder, category, tmp_path / "file")
+    for output in (tmp_path / "file", "gs://bucket/out"):
+        with pytest.raises(ValueError, match=r"(file|out) cannot be the output folder"):
+            predict.run(folder, category, output)
 
 
 def test_a_diverged_model_is_not_called_good(model):
