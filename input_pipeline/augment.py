@@ -16,7 +16,7 @@ TINY = 1e-3  # steps; keeps whole numbers whole where fractions are cut off
 
 # XLA makes one pass over the picture of what is dozens of TensorFlow kernels: a fifth of the time.
 # Only arithmetic on pictures is worth it; small tensors and counting stay outside.
-_compiled = tf.function(jit_compile=True, autograph=False)
+compiled = tf.function(jit_compile=True, autograph=False)
 
 
 def gamma_contrast(image: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
@@ -41,7 +41,7 @@ def multiply_brightness(image: tf.Tensor, mul: Scalar, add: Scalar) -> tf.Tensor
     return _multiply_brightness(image, _float(mul), _float(add))
 
 
-@_compiled
+@compiled
 def _multiply_brightness(image: tf.Tensor, mul: tf.Tensor, add: tf.Tensor) -> tf.Tensor:
     hue, saturation, value = _to_hsv(image)
     product = tf.minimum(tf.floor(value * 255.0 * mul + TINY), 255.0)
@@ -81,7 +81,7 @@ def hue_saturation(image: tf.Tensor, hue: Scalar, saturation: Scalar) -> tf.Tens
     return _hue_saturation(image, _float(turn) / 180.0, _float(saturation) / 255.0)
 
 
-@_compiled
+@compiled
 def _hue_saturation(image: tf.Tensor, turn: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
     hue, saturation, value = _to_hsv(image)
     hue += turn
@@ -152,7 +152,7 @@ def rotate(image: tf.Tensor, degrees: Scalar) -> tf.Tensor:
     return _rotate(image, _float(degrees))
 
 
-@_compiled
+@compiled
 def _rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
     height, width, channels = image.shape
     angle = degrees * (math.pi / 180.0)
@@ -182,8 +182,11 @@ def _rotate(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
 
 
 def choose_ops(seed: tf.Tensor) -> tf.Tensor:
-    """int32[3]: three different indices into `RANDOM_OPS`, every ordered choice as likely."""
-    return tf.math.top_k(tf.random.stateless_uniform([len(RANDOM_OPS)], seed), 3).indices
+    """int32[3]: the three different indices into `RANDOM_OPS` that `random_ops` applies with this
+    seed, in order; every ordered choice is as likely.
+    """
+    chances = tf.random.stateless_uniform([len(RANDOM_OPS)], tf.random.fold_in(seed, 0))
+    return tf.math.top_k(chances, 3).indices
 
 
 def random_ops(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -196,7 +199,7 @@ def random_ops(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     Returns:
       uint8[h, w, 3].
     """
-    chosen = choose_ops(tf.random.fold_in(seed, 0))
+    chosen = choose_ops(seed)
     for place in range(3):
         op_seed = tf.random.fold_in(seed, 1 + place)
         branches = [functools.partial(op, image, op_seed) for op in RANDOM_OPS]
@@ -303,7 +306,7 @@ def _first(flags: tf.Tensor) -> tf.Tensor:
     return tf.argmax(tf.cast(flags, tf.uint8), axis=1, output_type=tf.int32)[:, None]
 
 
-@_compiled
+@compiled
 def _table_indices(image: tf.Tensor) -> tf.Tensor:
     """int32[h, w, 3]: where each value lies in three tables of 256 laid end to end."""
     return tf.cast(image, tf.int32) + tf.constant([0, LEVELS, 2 * LEVELS])
@@ -323,6 +326,6 @@ def _look_up(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
     return _gather_levels(image, tf.reshape(levels, [-1]))
 
 
-@_compiled
+@compiled
 def _gather_levels(image: tf.Tensor, levels: tf.Tensor) -> tf.Tensor:
     return tf.gather(levels, _table_indices(image))
