@@ -71,6 +71,9 @@ def get_config() -> ml_collections.ConfigDict:
                 # Share of the good training pictures kept out of training, to find a threshold
                 # with; -1: 0.1 where the test split has no defective picture, else 0.
                 "holdout": -1.0,
+                # GiB of one set's pictures, as prepared; a larger set is not read into memory but
+                # by index from the cache.
+                "memory_gib": 4.0,
             },
             "train": {
                 "batch_size": 16,  # over all devices and hosts

@@ -107,6 +107,7 @@ class DataConfig:
     blend_min: float
     blend_max: float
     holdout: float
+    memory_gib: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,6 +323,7 @@ def _check_data(config: Config) -> None:
         data.holdout == -1.0 or 0.0 <= data.holdout < 1.0,
         f"data.holdout={data.holdout} is neither -1 nor in [0, 1)",
     )
+    _require(data.memory_gib >= 0.0, f"data.memory_gib={data.memory_gib} is negative")
 
 
 def _check_train(config: Config) -> None:

@@ -112,9 +112,7 @@ def load(config: Config, mesh) -> tuple[datasets.Category, np.ndarray | None]:
     sharding.check_batch(part, mesh, "train.batch_size / train.accumulation_steps")
     category = datasets.load_category(config.data, config.model.image_size)
     pipeline.check(category, train.batch_size, jax.process_count())
-    textures = datasets.load_textures(
-        config.data.textures, config.data.cache_dir, config.model.image_size, config.data.resize
-    )
+    textures = datasets.load_textures(config.data, config.model.image_size)
     return category, textures
 
 

@@ -21,6 +21,7 @@ class Layout:
     mask: str  # path of a defective picture's mask; the picture's non-zero pixels are the defect
     foreground: str  # path of a training picture's foreground (optional files); "": none
     recursive: bool  # training pictures may lie in sub-folders
+    category: bool  # has masks, defects and foregrounds; else pictures and nothing more
     description: str
     citation: str
     licence: str
@@ -33,6 +34,7 @@ LAYOUTS = {
         mask="ground_truth/{defect}/{stem}_mask",
         foreground="DISthresh/good/{stem}",
         recursive=False,
+        category=True,
         description="Good training pictures, good and defective test pictures and their masks, in "
         "the folder layout of MVTec AD.",
         citation="P. Bergmann, M. Fauser, D. Sattlegger, C. Steger: MVTec AD, a comprehensive "
@@ -45,6 +47,7 @@ LAYOUTS = {
         mask="",
         foreground="",
         recursive=True,
+        category=False,
         description="Surface pictures that synthetic anomalies are made from: any pictures under "
         "a folder, such as images/TEXTURE/*.jpg of DTD.",
         citation="M. Cimpoi, S. Maji, I. Kokkinos, S. Mohamed, A. Vedaldi: Describing textures in "
@@ -63,6 +66,11 @@ class Record:
     mask: str  # "": none
     foreground: str  # "": none
     defect: str  # good, or the kind of defect
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the mask is known: a good test picture's is empty."""
+        return bool(self.mask) or (self.split == "test" and self.defect == GOOD)
 
 
 def scan(folder: pathlib.Path, layout: Layout, missing_masks: str = "error") -> list[Record]:

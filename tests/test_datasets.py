@@ -1,5 +1,6 @@
 """Folders to arrays: listing, decoding, resizing, the cache, and every complaint."""
 
+import concurrent.futures
 import os
 import shutil
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from configs import default
 from diffad_jax import config as configs
-from input_pipeline import datasets, layouts, pictures
+from input_pipeline import builder, datasets, layouts, pictures, stored
 
 SIZE = 32
 
@@ -40,14 +41,18 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def load(root, size=SIZE, category="nut", **changes):
+def options(root, **changes):
     values = default.get_config().data.to_dict()
-    values |= {"root": str(root), "category": category, "cache_dir": str(root.parent / "cache")}
-    return datasets.load_category(configs.DataConfig(**values | changes), size)
+    values |= {"root": str(root), "category": "nut", "cache_dir": str(root.parent / "cache")}
+    return configs.DataConfig(**values | changes)
+
+
+def load(root, size=SIZE, **changes):
+    return datasets.load_category(options(root, **changes), size)
 
 
 def prepared(root):
-    return sorted(p.name for p in (root.parent / "cache" / "source_pictures").iterdir())
+    return sorted(p.name for p in (root.parent / "cache" / "anomaly_pictures").iterdir())
 
 
 def test_loads_exactly_what_lies_on_disk(root, capsys):
@@ -183,14 +188,14 @@ def test_damaged_file_is_named_and_leaves_no_cache(root, file, damage):
 
 def test_what_a_killed_preparation_leaves_is_not_read(root, monkeypatch):
     cache, snapshot = root.parent / "cache", root.parent / "snapshot"
-    load_record = datasets.load_record
+    load_record = builder.load_record
 
     def killed(folder, record, size, resize):
         if record.picture == "test/scratch/001.png" and not snapshot.exists():
             shutil.copytree(cache, snapshot)  # the disk as SIGKILL leaves it at this moment
         return load_record(folder, record, size, resize)
 
-    monkeypatch.setattr(datasets, "load_record", killed)
+    monkeypatch.setattr(builder, "load_record", killed)
     expected = load(root).train.images
     assert [p for p in snapshot.rglob("*") if "incomplete" in p.name]
     shutil.rmtree(cache)
@@ -204,7 +209,7 @@ def test_prepared_once_and_again_only_when_changed(root, monkeypatch):
     decoded = []
     decode = pictures.decode_rgb
     monkeypatch.setattr(
-        datasets, "decode_rgb", lambda path: decoded.append(path.name) or decode(path)
+        builder, "decode_rgb", lambda path: decoded.append(path.name) or decode(path)
     )
     load(root)
     assert len(decoded) == 8
@@ -265,16 +270,61 @@ def test_textures(tmp_path):
     folder = tmp_path / "images"
     for name in ("woven/b", "banded/z", "banded/a"):
         save(folder / f"{name}.jpg", noise(name, SIZE, SIZE, 3), quality=95)
-    cache = str(tmp_path / "cache")
-    found = datasets.load_textures(str(folder), cache, SIZE, "bilinear")
+
+    def load(path, **changes):
+        return datasets.load_textures(options(folder, textures=str(path), **changes), SIZE)
+
+    found = load(folder)
     assert found.shape == (3, SIZE, SIZE, 3)
     order = [
         np.asarray(Image.open(folder / f"{n}.jpg")) for n in ("banded/a", "banded/z", "woven/b")
     ]
     np.testing.assert_array_equal(found, order)
-    assert datasets.load_textures("", cache, SIZE, "bilinear") is None
+    on_disk = load(folder, memory_gib=0.0)
+    assert isinstance(on_disk, stored.Stored) and on_disk.shape == found.shape
+    np.testing.assert_array_equal(on_disk[np.array([2, 0])], found[[2, 0]])
+    assert load("") is None
     with pytest.raises(ValueError, match="no such folder"):
-        datasets.load_textures(str(tmp_path / "none"), cache, SIZE, "bilinear")
+        load(tmp_path / "none")
+
+
+def test_parts_of_textures_are_found(root):
+    """A texture's own thresh/, else carpet's; an object has none."""
+    assert load(root, kind="texture").parts is None
+    soft = noise("parts", 2, SIZE, SIZE)
+    for i in range(2):
+        save(root / f"carpet/thresh/{i:03}.png", soft[i])
+    assert load(root).parts is None
+    np.testing.assert_array_equal(load(root, kind="texture").parts[..., 0], soft)
+    save(root / "nut/thresh/000.png", soft[1])
+    np.testing.assert_array_equal(load(root, kind="texture").parts[..., 0], soft[1:])
+
+
+def test_what_does_not_fit_into_memory_stays_on_disk_and_is_the_same(root):
+    save(root / "nut/DISthresh/good/002.png", noise("soft", SIZE, SIZE))
+    whole, on_disk = load(root, holdout=0.4), load(root, holdout=0.4, memory_gib=0.0)
+    for name in ("train", "test", "held_out"):
+        memory, disk = getattr(whole, name), getattr(on_disk, name)
+        images = disk.images
+        assert isinstance(images, stored.Stored) and isinstance(memory.images, np.ndarray)
+        assert images.shape == memory.images.shape and len(images) == len(memory.images)
+        assert images.dtype == memory.images.dtype
+        index = np.random.default_rng(0).integers(0, len(images), 7)
+        np.testing.assert_array_equal(images[index], memory.images[index])
+        np.testing.assert_array_equal(images[index[:0]], memory.images[index[:0]])
+        for field in ("labels", "has_mask", "has_foreground", "masks", "defects", "names"):
+            np.testing.assert_array_equal(getattr(disk, field), getattr(memory, field))
+    has = whole.train.has_foreground
+    assert has.tolist() == [False, True, False]
+    np.testing.assert_array_equal(on_disk.train.foregrounds[has], whole.train.foregrounds[has])
+
+
+def test_a_stored_set_is_read_by_many_threads_at_once(root):
+    memory, disk = load(root).train.images, load(root, memory_gib=0.0).train.images
+    draws = np.random.default_rng(0).integers(0, len(memory), (400, 3))
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for index, read in zip(draws, pool.map(disk.__getitem__, draws), strict=True):
+            np.testing.assert_array_equal(read, memory[index])
 
 
 def test_pictures_of_every_kind_become_rgb(tmp_path):
