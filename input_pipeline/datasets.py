@@ -122,7 +122,7 @@ def load_textures(
       ValueError: no such folder; no pictures; a file that is not a whole picture.
     """
     if not data.textures:
-        logger.warning("data.textures is empty: anomalies come from the picture's own pieces")
+        logger.warning("data.textures is empty: anomalies come from made-up textures and own pieces")
         return None
     return _load_folder(pathlib.Path(data.textures).expanduser(), data, image_size)
 

@@ -199,7 +199,7 @@ def synthesize(
       image: f32[s, s, 3] in [0, 1]; mask: f32[s, s, 1] in [0, 1]; label: f32[], 1 exactly where
       the mask is not empty.
     """
-    clean, empty = _unit(image), tf.zeros([*image.shape[:2], 1])
+    clean, empty = unit(image), tf.zeros([*image.shape[:2], 1])
 
     def paint(mask: tf.Tensor) -> tf.Tensor:
         b = _draw_blend(seed, blend_min, blend_max)
@@ -220,7 +220,7 @@ def synthesize(
 @augment.compiled
 def _blend(clean: tf.Tensor, mask: tf.Tensor, source: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     # The same as (1 - m) x + m ((1 - b) source + b x), and exactly x where m = 0.
-    return clean + (1.0 - b) * mask * (_unit(source) - clean)
+    return clean + (1.0 - b) * mask * (unit(source) - clean)
 
 
 def _fold(seed: tf.Tensor, stream: int) -> tf.Tensor:
@@ -238,7 +238,7 @@ def _draw_blend(seed: tf.Tensor, low: float, high: float) -> tf.Tensor:
     return tf.random.stateless_uniform([], _fold(seed, _BLEND), low, high)
 
 
-def _unit(image: tf.Tensor) -> tf.Tensor:
+def unit(image: tf.Tensor) -> tf.Tensor:
     """uint8 to f32 in [0, 1]."""
     return tf.cast(image, tf.float32) / 255.0
 
