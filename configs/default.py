@@ -58,11 +58,15 @@ def get_config() -> ml_collections.ConfigDict:
             "data": {
                 "root": "data/mvtec",  # the folder that holds the categories
                 "category": "bottle",
-                "layout": "mvtec",
+                # How the category's folder is arranged: auto looks; folder (your own), mvtec (MPDD
+                # too), visa, visa_csv, dagm, dagm_raw (the last two of each: as downloaded); or
+                # prepared: read from cache_dir alone, as on a host without the pictures.
+                "layout": "auto",
                 "kind": "auto",  # object, texture, or auto: by the category's name
                 "textures": "data/dtd/images",  # anomaly sources; "": the picture's own pieces
-                "cache_dir": "~/.cache/diffad_jax",  # prepared pictures
+                "cache_dir": "~/.cache/diffad_jax",  # prepared pictures; local or gs://
                 "resize": "bilinear",  # as the authors resize, or antialias
+                "fit": "stretch",  # to a square, as the authors; or crop (the middle), or pad
                 "foreground": "auto",  # auto, object, random (a part of the picture) or full
                 "missing_masks": "error",  # ignore: evaluate without pixel-level metrics
                 "normal_share": 0.5,  # of the training pictures that stay without anomaly

@@ -96,11 +96,12 @@ class DataConfig:
 
     root: str
     category: str
-    layout: Literal["mvtec"]
+    layout: Literal["auto", "folder", "mvtec", "visa", "visa_csv", "dagm", "dagm_raw", "prepared"]
     kind: Literal["auto", "object", "texture"]
     textures: str
     cache_dir: str
     resize: Literal["bilinear", "antialias"]
+    fit: Literal["stretch", "crop", "pad"]
     foreground: Literal["auto", "object", "random", "full"]
     missing_masks: Literal["error", "ignore"]
     normal_share: float

@@ -22,13 +22,19 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
+from etils import epath
 
-from input_pipeline.layouts import GOOD, LAYOUTS, Layout, Record, scan
+from input_pipeline.layouts import LAYOUTS, resolve
 from input_pipeline.pictures import decode_mask, decode_rgb, resize_nearest, resize_picture
+from input_pipeline.scan import GOOD, Record, parts, scan
 
 logger = logging.getLogger(__name__)
 
 _VERSION = "2.0.0"  # raise it whenever the same source would give other shards
+# Categories that the paper treats as textures; all others are objects.
+TEXTURES = frozenset(
+    ["carpet", "grid", "leather", "tile", "wood", "zipper"] + [f"class{i}" for i in range(1, 11)]
+)
 _CHUNK = 64  # pictures decoded ahead of the writer, which bounds the memory
 
 
@@ -42,27 +48,39 @@ class PicturesConfig(tfds.core.BuilderConfig):
 
     name: str = dataclasses.field(default="", init=False)
     folder: str
-    layout: str = "mvtec"
+    layout: str = "auto"  # a row of `layouts.LAYOUTS`
     image_size: int = 256  # px
-    resize: str = "bilinear"
-    missing_masks: str = "error"
+    resize: str = "bilinear"  # as data.resize
+    fit: str = "stretch"  # as data.fit
+    missing_masks: str = "error"  # as data.missing_masks
+    kind: str = "auto"  # as data.kind
 
     def __post_init__(self):
         """Scan the folder.
 
         Raises:
-          ValueError: as `layouts.scan`.
+          ValueError: no layout fits, or as `scan.scan`.
         """
-        folder = pathlib.Path(self.folder).expanduser()
-        self.records = scan(folder, self.row, self.missing_masks)
-        digest = fingerprint(folder, self.records, [_VERSION, self.image_size, self.resize])
-        plain = re.sub(r"[^A-Za-z0-9]+", "_", folder.name)
-        self.name = f"{self.layout}-{plain}-{self.image_size}-{self.resize}-{digest}"
+        folder = self.path
+        self.layout = resolve(folder, self.layout)
+        self.records = scan(folder, LAYOUTS[self.layout], self.missing_masks)
+        if LAYOUTS[self.layout].category and kind_of(folder.name, self.kind) == "texture":
+            self.records += parts(folder)
+        options = [_VERSION, self.image_size, self.resize, self.fit]
+        self.name = self.stem(folder, self.image_size, self.resize, self.fit) + fingerprint(
+            folder, self.records, options
+        )
 
     @property
-    def row(self) -> Layout:
-        """The layout's row of the table."""
-        return LAYOUTS[self.layout]
+    def path(self) -> pathlib.Path:
+        """The source folder."""
+        return pathlib.Path(self.folder).expanduser()
+
+    @staticmethod
+    def stem(folder: pathlib.Path, image_size: int, resize: str, fit: str) -> str:
+        """What the name begins with; the fingerprint follows."""
+        plain = re.sub(r"[^A-Za-z0-9]+", "_", folder.name)
+        return f"{plain}-{image_size}-{resize}-{fit}-"
 
 
 class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
@@ -77,6 +95,8 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
         if config is None:
             raise ValueError('anomaly_pictures needs a config with at least {"folder": ...}')
 
+        layout = LAYOUTS[config.layout]
+
         def plane(channels: int) -> tfds.features.Tensor:
             shape = (config.image_size, config.image_size, channels)
             return tfds.features.Tensor(
@@ -84,7 +104,7 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
             )
 
         features = {"image": plane(3), "name": tfds.features.Text()}
-        if config.row.category:
+        if layout.category:
             features |= {
                 "mask": plane(1),
                 "has_mask": np.bool_,
@@ -95,26 +115,30 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
             }
         return tfds.core.DatasetInfo(
             builder=self,
-            description=config.row.description,
-            citation=config.row.citation,
-            license=config.row.licence,
+            description=layout.description,
+            citation=layout.citation,
+            license=layout.licence,
             disable_shuffling=True,  # the order of `records` is the order of the data set
             features=tfds.features.FeaturesDict(features),
+            # Names and labels without reading a shard, also where the source folder is not.
+            metadata=tfds.core.MetadataDict(
+                records=[dataclasses.astuple(record) for record in config.records]
+            ),
         )
 
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing is downloaded
         records = self.builder_config.records
-        splits = {s: [r for r in records if r.split == s] for s in ("train", "test")}
+        splits = {s: [r for r in records if r.split == s] for s in ("train", "test", "parts")}
         return {s: self._generate_examples(chosen) for s, chosen in splits.items() if chosen}
 
     def _generate_examples(self, records: list[Record]) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
-        folder, names = pathlib.Path(config.folder).expanduser(), list(self.info.features)
+        features = list(self.info.features)
 
         def example(record: Record) -> dict:
-            whole = load_record(folder, record, config.image_size, config.resize)
-            return {name: whole[name] for name in names}
+            whole = load_record(config.path, record, config.image_size, config.resize, config.fit)
+            return {name: whole[name] for name in features}
 
         # Pillow and TensorFlow release the interpreter lock, so threads decode in parallel.
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -123,26 +147,48 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
                 yield from enumerate(pool.map(example, chunk), start)
 
 
+def kind_of(category: str, kind: str) -> str:
+    """'object' or 'texture': what `data.kind` says, or where that is 'auto' the category's name."""
+    if kind != "auto":
+        return kind
+    return "texture" if category.lower() in TEXTURES else "object"
+
+
 def fingerprint(folder: pathlib.Path, records: Iterable[Record], options: list) -> str:
     """12 hexadecimal digits that change with the folder, its list of pictures, any file's size or
     modification time, and the options.
+
+    Raises:
+      ValueError: a listed file is not there.
     """
     entries: list = [str(folder.resolve()), options]
     for record in records:
-        files = [f for f in (record.picture, record.mask, record.foreground) if f]
-        stats = [(folder / f).stat() for f in files]
-        entries.append([dataclasses.astuple(record), [(s.st_size, s.st_mtime_ns) for s in stats]])
+        files = [folder / f for f in (record.picture, record.mask, record.foreground) if f]
+        entries.append([dataclasses.astuple(record), [_stamp(file) for file in files]])
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:12]
 
 
-def prepare(config: PicturesConfig, cache_dir: str) -> AnomalyPictures:
+def _stamp(file: pathlib.Path) -> tuple[int, int]:
+    """Size and modification time."""
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as a picture: {error.strerror}") from error
+    return stat.st_size, stat.st_mtime_ns
+
+
+def prepare(config: PicturesConfig, cache_dir: str) -> tfds.core.DatasetBuilder:
     """The builder of `config`, its pictures written under `cache_dir` unless they are there.
 
     TFDS writes into a folder of another name and renames it when all is written, so what an
     interrupted preparation leaves is never read.
+
+    Raises:
+      ValueError: as `load_record`; the cache cannot be written.
     """
+    cache_dir = os.path.expanduser(cache_dir)
     with _quiet():
-        builder = AnomalyPictures(config=config, data_dir=os.path.expanduser(cache_dir))
+        builder = AnomalyPictures(config=config, data_dir=cache_dir)
     if builder.data_path.exists():
         return builder
     logger.info("preparing %d pictures of %s (once)", len(config.records), config.folder)
@@ -150,13 +196,40 @@ def prepare(config: PicturesConfig, cache_dir: str) -> AnomalyPictures:
     try:
         with _quiet():
             builder.download_and_prepare(download_config=options, file_format="array_record")
-    except OSError:
+    except OSError as error:
         # Another process that prepares the same pictures may have been first to rename.
         with _quiet():
-            builder = AnomalyPictures(config=config, data_dir=os.path.expanduser(cache_dir))
+            builder = AnomalyPictures(config=config, data_dir=cache_dir)
         if not builder.data_path.exists():
-            raise
+            reason = error.strerror or " ".join(str(error).split())
+            raise ValueError(f"cannot keep prepared pictures in {cache_dir}: {reason}") from error
     return builder
+
+
+def find(
+    folder: pathlib.Path, image_size: int, resize: str, fit: str, cache_dir: str
+) -> tfds.core.DatasetBuilder:
+    """What was prepared in `cache_dir` from a folder of that name, which need not be here.
+
+    Raises:
+      ValueError: nothing, or more than one state of it.
+    """
+    top = epath.Path(os.path.expanduser(cache_dir)) / AnomalyPictures.name
+    pattern = PicturesConfig.stem(folder, image_size, resize, fit) + "*"
+    found = sorted(top.glob(f"{pattern}/{_VERSION}")) if top.exists() else []
+    if len(found) != 1:
+        names = ": " + ", ".join(path.parent.name for path in found) if found else ""
+        raise ValueError(f"{len(found)} prepared sets are {top / pattern}, need one{names}")
+    return tfds.builder_from_directory(found[0])
+
+
+def records(builder: tfds.core.DatasetBuilder, split: str) -> list[Record]:
+    """What is known of the pictures of a split, in their order."""
+    return [
+        r
+        for r in (Record(*values) for values in builder.info.metadata["records"])
+        if r.split == split
+    ]
 
 
 @contextlib.contextmanager
@@ -172,28 +245,23 @@ def _quiet() -> Iterator[None]:
         absl_logging.set_verbosity(verbosity)
 
 
-def load_record(folder: pathlib.Path, record: Record, size: int, resize: str) -> dict:
-    """Decode and resize the files of one record to the features of `AnomalyPictures`.
+def load_record(folder: pathlib.Path, record: Record, size: int, resize: str, fit: str) -> dict:
+    """Decode the files of one record and bring them to the features of `AnomalyPictures`.
 
     Raises:
-      ValueError: a file that is not a whole picture; a mask of another size than its picture.
+      ValueError: a file that is not a whole picture; a mask of another size than its picture, an
+        empty one of a defective picture, or one that marks a defect in a good picture.
     """
     picture = decode_rgb(folder / record.picture)
     mask = np.zeros((size, size, 1), np.uint8)
     if record.mask:
-        full = decode_mask(folder / record.mask)
-        if full.shape[:2] != picture.shape[:2]:
-            raise ValueError(
-                f"{folder / record.mask} is {full.shape[1]}x{full.shape[0]} px but its picture "
-                f"{folder / record.picture} is {picture.shape[1]}x{picture.shape[0]} px"
-            )
-        mask = resize_nearest(full, size)
+        mask = resize_nearest(_mask(folder, record, picture.shape), size, fit)
     foreground = np.zeros((size, size, 1), np.uint8)
     if record.foreground:
         grey = decode_rgb(folder / record.foreground).max(-1, keepdims=True)
-        foreground = resize_picture(grey, size, resize)
+        foreground = resize_picture(grey, size, resize, fit, border="constant")
     return {
-        "image": resize_picture(picture, size, resize),
+        "image": resize_picture(picture, size, resize, fit),
         "mask": mask,
         "has_mask": record.has_mask,
         "foreground": foreground,
@@ -202,3 +270,25 @@ def load_record(folder: pathlib.Path, record: Record, size: int, resize: str) ->
         "defect": record.defect,
         "name": record.picture,
     }
+
+
+def _mask(folder: pathlib.Path, record: Record, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask of a picture of `shape`, checked."""
+    mask = decode_mask(folder / record.mask)
+    if mask.shape[:2] != shape[:2]:
+        raise ValueError(
+            f"{folder / record.mask} is {mask.shape[1]}x{mask.shape[0]} px but its picture "
+            f"{folder / record.picture} is {shape[1]}x{shape[0]} px"
+        )
+    marked = int(mask.sum())
+    if record.defect != GOOD and not marked:
+        raise ValueError(
+            f"{folder / record.mask} is empty but its picture {folder / record.picture} is "
+            f"defective; with data.missing_masks=ignore the file can be taken away"
+        )
+    if record.defect == GOOD and marked:
+        raise ValueError(
+            f"{folder / record.mask} marks {marked} px but its picture {folder / record.picture} "
+            f"is good"
+        )
+    return mask

@@ -9,23 +9,16 @@ import math
 import pathlib
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int, Int32, UInt8
 
 from diffad_jax.config import DataConfig
-from input_pipeline.builder import AnomalyPictures, PicturesConfig, prepare
-from input_pipeline.layouts import GOOD
+from input_pipeline import tfds_pictures
+from input_pipeline.builder import PicturesConfig, find, kind_of, prepare, records
+from input_pipeline.scan import GOOD
 from input_pipeline.stored import Stored
 
 logger = logging.getLogger(__name__)
-
-# Categories that the paper treats as textures; all others are objects.
-TEXTURES = frozenset(
-    ["carpet", "grid", "leather", "tile", "wood", "zipper"] + [f"class{i}" for i in range(1, 11)]
-)
-
-
-# A plane of all pictures of a split, u8[n, s, s, c]: in memory, or on disk where it does not fit.
-Planes = UInt8[np.ndarray, "n s s c"] | Stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +51,7 @@ class Category:
     folder: str
     # Of a texture: parts of a picture where anomalies may lie, 255, one to be drawn for each
     # example; the pictures in `thresh/`, as the authors have them. None: there are none.
-    parts: UInt8[np.ndarray, "k s s 1"] | Stored | None = None
+    parts: UInt8[np.ndarray, "k s s 1"] | None = None
 
 
 def load_category(data: DataConfig, image_size: int) -> Category:
@@ -70,30 +63,18 @@ def load_category(data: DataConfig, image_size: int) -> Category:
         file that is not a whole picture.
     """
     folder = pathlib.Path(data.root).expanduser() / data.category
-    builder = prepare(
-        PicturesConfig(
-            folder=str(folder),
-            layout=data.layout,
-            image_size=image_size,
-            resize=data.resize,
-            missing_masks=data.missing_masks,
-        ),
-        data.cache_dir,
-    )
-    kind = data.kind
-    if kind == "auto":
-        kind = "texture" if data.category.lower() in TEXTURES else "object"
-    records = builder.builder_config.records
-    train = np.array([record.split == "train" for record in records])
-    defective = any(record.defect != GOOD for record in records)
-    aside = held_out(int(train.sum()), defective, data.holdout)
+    builder = _builder(folder, data.layout, data, image_size)
+    train, test = (records(builder, split) for split in ("train", "test"))
+    defective = any(record.defect != GOOD for record in test)
+    aside = held_out(len(train), defective, data.holdout)
+    kind = kind_of(data.category, data.kind)
     return Category(
         train=_read(builder, "train", np.flatnonzero(~aside), data.memory_gib),
-        test=_read(builder, "test", np.arange((~train).sum()), data.memory_gib),
+        test=_read(builder, "test", np.arange(len(test)), data.memory_gib),
         held_out=_read(builder, "train", np.flatnonzero(aside), data.memory_gib),
         kind=kind,
         folder=str(folder),
-        parts=_load_parts(folder, data, image_size) if kind == "texture" else None,
+        parts=_parts(builder) if kind == "texture" else None,
     )
 
 
@@ -124,35 +105,37 @@ def load_textures(
     if not data.textures:
         logger.warning("data.textures is empty: anomalies come from made-up textures and own pieces")
         return None
-    return _load_folder(pathlib.Path(data.textures).expanduser(), data, image_size)
-
-
-def _load_parts(folder: pathlib.Path, data: DataConfig, image_size: int) -> Planes | None:
-    """The category's own `thresh/`, else carpet's, as the authors use it for every texture."""
-    for place in (folder / "thresh", folder.parent / "carpet" / "thresh"):
-        if place.is_dir():
-            pictures = _load_folder(place, data, image_size)
-            return pictures[np.arange(len(pictures))][..., :1]
-    return None
-
-
-def _load_folder(folder: pathlib.Path, data: DataConfig, image_size: int) -> Planes:
-    """Every picture under a folder."""
-    config = PicturesConfig(
-        folder=str(folder), layout="textures", image_size=image_size, resize=data.resize
-    )
-    builder = prepare(config, data.cache_dir)
-    rows = np.arange(len(config.records))
+    folder = tfds_pictures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
+    builder = _builder(folder, "textures", data, image_size)
+    rows = np.arange(len(records(builder, "train")))
     return _planes(builder, "train", rows, ["image"], data.memory_gib)["image"]
 
 
+def _builder(
+    folder: pathlib.Path, layout: str, data: DataConfig, image_size: int
+) -> tfds.core.DatasetBuilder:
+    """The prepared pictures of a folder."""
+    if data.layout == "prepared":
+        return find(folder, image_size, data.resize, data.fit, data.cache_dir)
+    config = PicturesConfig(
+        folder=str(folder),
+        layout=layout,
+        image_size=image_size,
+        resize=data.resize,
+        fit=data.fit,
+        missing_masks=data.missing_masks,
+        kind=data.kind,
+    )
+    return prepare(config, data.cache_dir)
+
+
 def _read(
-    builder: AnomalyPictures, split: str, rows: Int[np.ndarray, "n"], memory_gib: float
+    builder: tfds.core.DatasetBuilder, split: str, rows: Int[np.ndarray, "n"], memory_gib: float
 ) -> Pictures:
     """Some pictures of a prepared split; none when the source has no such split."""
-    of_split = [record for record in builder.builder_config.records if record.split == split]
-    records = [of_split[row] for row in rows]
-    has_foreground = np.array([bool(record.foreground) for record in records], np.bool_)
+    of_split = records(builder, split)
+    chosen = [of_split[row] for row in rows]
+    has_foreground = np.array([bool(record.foreground) for record in chosen], np.bool_)
     wanted = ["image"]
     wanted += ["mask"] * (split == "test") + ["foreground"] * bool(has_foreground.any())
     planes = _planes(builder, split, rows, wanted, memory_gib)
@@ -162,17 +145,25 @@ def _read(
     return Pictures(
         images=planes["image"],
         masks=masks,
-        has_mask=np.array([record.has_mask for record in records], np.bool_),
-        labels=np.array([record.defect != GOOD for record in records], np.int32),
-        defects=[record.defect for record in records],
-        names=[record.picture for record in records],
+        has_mask=np.array([record.has_mask for record in chosen], np.bool_),
+        labels=np.array([record.defect != GOOD for record in chosen], np.int32),
+        defects=[record.defect for record in chosen],
+        names=[record.picture for record in chosen],
         foregrounds=planes.get("foreground"),
         has_foreground=has_foreground,
     )
 
 
+def _parts(builder: tfds.core.DatasetBuilder) -> UInt8[np.ndarray, "k s s 1"] | None:
+    """`Category.parts`; in memory, for they are few."""
+    rows = np.arange(len(records(builder, "parts")))
+    if not len(rows):
+        return None
+    return _planes(builder, "parts", rows, ["image"], math.inf)["image"][..., :1].copy()
+
+
 def _planes(
-    builder: AnomalyPictures,
+    builder: tfds.core.DatasetBuilder,
     split: str,
     rows: Int[np.ndarray, "n"],
     wanted: list[str],

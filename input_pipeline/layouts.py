@@ -1,50 +1,91 @@
-"""How the folders of a data set are arranged: one row of a table for each, and the search by it."""
+"""How the folders of data sets are arranged: one row of a table for each, and which one fits."""
 
-import dataclasses
+import logging
 import pathlib
 
-from input_pipeline.pictures import EXTENSIONS
+from input_pipeline.scan import GOOD, Layout, Record, scan
 
-GOOD = "good"
+logger = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where the files of one category lie, relative to its folder.
-
-    `{defect}` stands for the sub-folder of a test picture and `{stem}` for a picture's file name
-    without its extension; masks and foregrounds may have any picture extension.
-    """
-
-    train: str  # folder of good training pictures
-    test: str  # folder with one sub-folder for each defect and one named good; "": no test split
-    mask: str  # path of a defective picture's mask; the picture's non-zero pixels are the defect
-    foreground: str  # path of a training picture's foreground (optional files); "": none
-    recursive: bool  # training pictures may lie in sub-folders
-    category: bool  # has masks, defects and foregrounds; else pictures and nothing more
-    description: str
-    citation: str
-    licence: str
-
+_SOURCE = "That of the source folder"
+_GOOD_NAMES = (GOOD, "ok", "normal")
+_SUFFIXES = ("_mask", "", "_label", "_gt")
+_MASK_FOLDERS = ("ground_truth", "masks", "mask", "gt", "labels")
 
 LAYOUTS = {
+    "visa_csv": Layout(
+        table="split_csv/1cls.csv",
+        description="VisA as downloaded: pictures and masks (small integers) where the table of "
+        "the one-class split says.",
+        citation="Y. Zou, J. Jeong, L. Pemula, D. Zhang, O. Dabeer: SPot-the-Difference "
+        "self-supervised pre-training for anomaly detection and segmentation. ECCV 2022.",
+        licence=f"{_SOURCE}; VisA itself: CC BY 4.0.",
+    ),
+    "dagm_raw": Layout(
+        train=("Train",),
+        test="Test",
+        masks=("{folder}/Label/{stem}_label",),
+        by_mask=True,
+        description="DAGM 2007 as downloaded: Train and Test hold good and defective pictures, "
+        "and a Label for each defective one. Those in Train are not used.",
+        citation="M. Wieler, T. Hahn: Weakly supervised learning for industrial optical "
+        "inspection. 29th annual symposium of the German Association for Pattern Recognition, "
+        "2007.",
+        licence=f"{_SOURCE}.",
+    ),
     "mvtec": Layout(
-        train="train/good",
+        train=("train/good",),
         test="test",
-        mask="ground_truth/{defect}/{stem}_mask",
-        foreground="DISthresh/good/{stem}",
-        recursive=False,
-        category=True,
+        masks=("ground_truth/{defect}/{stem}_mask",),
         description="Good training pictures, good and defective test pictures and their masks, in "
-        "the folder layout of MVTec AD.",
+        "the folder layout of MVTec AD, which MPDD shares.",
         citation="P. Bergmann, M. Fauser, D. Sattlegger, C. Steger: MVTec AD, a comprehensive "
-        "real-world dataset for unsupervised anomaly detection. CVPR 2019.",
-        licence="That of the source folder; MVTec AD itself: CC BY-NC-SA 4.0.",
+        "real-world dataset for unsupervised anomaly detection. CVPR 2019. MPDD: S. Jezek, "
+        "M. Jonak, R. Burget, P. Dvorak, M. Skotak: Deep learning-based defect detection of metal "
+        "parts. ICUMT 2021.",
+        licence=f"{_SOURCE}; MVTec AD itself: CC BY-NC-SA 4.0.",
+    ),
+    "visa": Layout(
+        train=("train/good",),
+        test="test",
+        masks=("ground_truth/{defect}/{stem}",),
+        description="VisA's one-class split in folders; a mask has the name of its picture.",
+        citation="Y. Zou, J. Jeong, L. Pemula, D. Zhang, O. Dabeer: SPot-the-Difference "
+        "self-supervised pre-training for anomaly detection and segmentation. ECCV 2022.",
+        licence=f"{_SOURCE}; VisA itself: CC BY 4.0.",
+    ),
+    "dagm": Layout(
+        train=("train/good",),
+        test="test",
+        masks=("ground_truth/{defect}/{stem}_label",),
+        description="DAGM 2007 in the folders of MVTec AD.",
+        citation="M. Wieler, T. Hahn: Weakly supervised learning for industrial optical "
+        "inspection. 29th annual symposium of the German Association for Pattern Recognition, "
+        "2007.",
+        licence=f"{_SOURCE}.",
+    ),
+    "folder": Layout(
+        train=(
+            *(f"train/{name}" for name in _GOOD_NAMES),
+            "train",
+            *_GOOD_NAMES,
+            "",
+        ),
+        test="test",
+        good=_GOOD_NAMES,
+        masks=(
+            *(f"{top}/{{defect}}/{{stem}}{end}" for top in _MASK_FOLDERS for end in _SUFFIXES),
+            *(f"{top}/{{stem}}{end}" for top in _MASK_FOLDERS for end in _SUFFIXES),
+            *(f"{{folder}}/{{stem}}{end}" for end in _SUFFIXES if end),
+        ),
+        description="Your own: good pictures in the folder itself, in good, train or train/good "
+        "(or ok, normal); test pictures, if any, in test/good and a folder for each defect; masks, "
+        "if any, in ground_truth, masks, mask, gt or labels, or beside the pictures.",
+        citation="",
+        licence=f"{_SOURCE}.",
     ),
     "textures": Layout(
-        train="",
-        test="",
-        mask="",
+        train=("",),
         foreground="",
         recursive=True,
         category=False,
@@ -52,86 +93,83 @@ LAYOUTS = {
         "a folder, such as images/TEXTURE/*.jpg of DTD.",
         citation="M. Cimpoi, S. Maji, I. Kokkinos, S. Mohamed, A. Vedaldi: Describing textures in "
         "the wild. CVPR 2014.",
-        licence="That of the source folder; DTD itself: for research purposes only.",
+        licence=f"{_SOURCE}; DTD itself: for research purposes only.",
     ),
 }
+_AS_DOWNLOADED = ("visa_csv", "dagm_raw")
+_IN_FOLDERS = ("mvtec", "visa", "dagm")
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One picture on disk. Paths are relative to the category's folder, with forward slashes."""
+def recognise(folder: pathlib.Path) -> str:
+    """The layout that a category's folder has.
 
-    split: str  # train or test
-    picture: str
-    mask: str  # "": none
-    foreground: str  # "": none
-    defect: str  # good, or the kind of defect
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether the mask is known: a good test picture's is empty."""
-        return bool(self.mask) or (self.split == "test" and self.defect == GOOD)
-
-
-def scan(folder: pathlib.Path, layout: Layout, missing_masks: str = "error") -> list[Record]:
-    """The pictures of one category, sorted by split (train first) and name.
-
-    Only lists folders: no file is opened. Hidden files and other extensions are passed over.
+    A data set as downloaded where its table lists the category, or its Label folders are there;
+    else the one whose naming finds every mask that can be found, and any; else `folder`.
 
     Raises:
-      ValueError: no such folder; no good training pictures; a defective test picture without its
-        mask while `missing_masks` is 'error'.
+      ValueError: none fits; says what was looked for.
     """
-    if not folder.is_dir():
-        raise ValueError(f"no such folder: {folder}")
-    train = _pictures_under(folder / layout.train, layout.recursive)
-    if not train:
-        known = " ".join(EXTENSIONS)
-        raise ValueError(f"no good pictures: {folder / layout.train} holds no file in {known}")
-    listing = _Listing(folder)
-    records = [
-        Record("train", _relative(p, folder), "", listing.find(layout.foreground, p), GOOD)
-        for p in train
-    ]
-    if not layout.test or not (folder / layout.test).is_dir():
-        return records
-    for sub in sorted(p for p in (folder / layout.test).iterdir() if p.is_dir()):
-        for picture in _pictures_under(sub, False):
-            mask = "" if sub.name == GOOD else listing.find(layout.mask, picture)
-            if sub.name != GOOD and not mask and missing_masks == "error":
-                wanted = folder / layout.mask.format(defect=sub.name, stem=picture.stem)
-                raise ValueError(f"{picture} has no mask: {wanted}.png is missing")
-            records.append(Record("test", _relative(picture, folder), mask, "", sub.name))
-    return records
+    for name in _AS_DOWNLOADED:
+        records = _try(folder, name)
+        if records and (LAYOUTS[name].table or _masks(records)):
+            return name
+    any_naming = _masks(scan(folder, LAYOUTS["folder"], "ignore"))
+    for name in _IN_FOLDERS:
+        if any_naming and _masks(_try(folder, name)) == any_naming:
+            return name
+    return "folder"
 
 
-class _Listing:
-    """Finds files whose extension is not known, reading each folder once."""
-
-    def __init__(self, folder: pathlib.Path):
-        self._folder = folder
-        self._stems: dict[pathlib.Path, dict[str, pathlib.Path]] = {}
-
-    def find(self, template: str, picture: pathlib.Path) -> str:
-        """Relative path of the file that belongs to `picture`, or ''."""
-        if not template:
-            return ""
-        path = self._folder / template.format(defect=picture.parent.name, stem=picture.stem)
-        if path.parent not in self._stems:
-            files = _pictures_under(path.parent, False)
-            self._stems[path.parent] = {file.stem: file for file in files}
-        found = self._stems[path.parent].get(path.name)
-        return _relative(found, self._folder) if found else ""
-
-
-def _pictures_under(folder: pathlib.Path, recursive: bool) -> list[pathlib.Path]:
-    """Picture files of a folder, sorted by path; [] when there is no such folder."""
-    if not folder.is_dir():
+def _try(folder: pathlib.Path, name: str) -> list[Record]:
+    """What a layout finds; nothing where it does not fit."""
+    try:
+        return scan(folder, LAYOUTS[name], "ignore")
+    except ValueError:
         return []
-    files = folder.rglob("*") if recursive else folder.iterdir()
-    wanted = (f for f in files if f.suffix.lower() in EXTENSIONS and not f.name.startswith("."))
-    return sorted((f for f in wanted if f.is_file()), key=lambda f: f.as_posix())
 
 
-def _relative(path: pathlib.Path, folder: pathlib.Path) -> str:
-    return path.relative_to(folder).as_posix()
+def _masks(records: list[Record]) -> set[str]:
+    return {record.mask for record in records if record.mask}
+
+
+def resolve(folder: pathlib.Path, layout: str) -> str:
+    """`layout`, or what 'auto' stands for, which is logged.
+
+    Raises:
+      ValueError: as `recognise`.
+    """
+    if layout != "auto":
+        return layout
+    found = recognise(folder)
+    logger.info("layout of %s: %s (data.layout names another)", folder, found)
+    return found
+
+
+def categories(root: pathlib.Path, layout: str) -> list[str]:
+    """Names of the folders under `root` that are categories, sorted.
+
+    A folder is one where good training pictures are found in it.
+
+    Raises:
+      ValueError: no such folder, or no category in it.
+    """
+    root = pathlib.Path(root).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"no such folder: {root}")
+    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+    found = [folder.name for folder in folders if _is_category(folder, layout)]
+    if not found:
+        raise ValueError(
+            f"no category in {root}: none of its {len(folders)} folders has good pictures"
+        )
+    return found
+
+
+def _is_category(folder: pathlib.Path, layout: str) -> bool:
+    try:
+        scan(folder, LAYOUTS[recognise(folder) if layout == "auto" else layout], "ignore")
+    except ValueError as error:
+        if "no good pictures" in str(error):
+            return False
+        raise
+    return True
