@@ -201,11 +201,15 @@ def random_ops(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """
     chosen = choose_ops(seed)
     for place in range(3):
-        op_seed = tf.random.fold_in(seed, 1 + place)
-        branches = [functools.partial(op, image, op_seed) for op in RANDOM_OPS]
-        # A switch runs the chosen branch only.
-        image = tf.ensure_shape(tf.switch_case(chosen[place], branches), image.shape)
+        image = _apply(chosen[place], image, tf.random.fold_in(seed, 1 + place))
     return image
+
+
+@tf.function(autograph=False)  # traced once, not for each of the three places and each data set
+def _apply(which: tf.Tensor, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """The op with that index, with random parameters; a switch runs the chosen branch only."""
+    branches = [functools.partial(op, image, seed) for op in RANDOM_OPS]
+    return tf.ensure_shape(tf.switch_case(which, branches), image.shape)
 
 
 def _random_gamma_contrast(image, seed):
@@ -266,6 +270,7 @@ RANDOM_OPS = (
     _random_equalize,
     _random_rotate,
 )
+OP_NAMES = tuple(op.__name__.removeprefix("_random_").replace("_", " ") for op in RANDOM_OPS)
 
 
 def _integers(shape, seed, low: int, high: int) -> tf.Tensor:

@@ -103,12 +103,25 @@ def load_textures(
       ValueError: no such folder; no pictures; a file that is not a whole picture.
     """
     if not data.textures:
-        logger.warning("data.textures is empty: anomalies come from made-up textures and own pieces")
+        logger.warning(
+            "data.textures is empty: anomalies come from made-up textures and own pieces"
+        )
         return None
-    folder = tfds_pictures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
-    builder = _builder(folder, "textures", data, image_size)
+    builder = _textures_builder(data, image_size)
     rows = np.arange(len(records(builder, "train")))
     return _planes(builder, "train", rows, ["image"], data.memory_gib)["image"]
+
+
+def texture_names(data: DataConfig, image_size: int) -> list[str]:
+    """Paths of the pictures of `load_textures`, in its order; none where that is None."""
+    if not data.textures:
+        return []
+    return [record.picture for record in records(_textures_builder(data, image_size), "train")]
+
+
+def _textures_builder(data: DataConfig, image_size: int) -> tfds.core.DatasetBuilder:
+    folder = tfds_pictures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
+    return _builder(folder, "textures", data, image_size)
 
 
 def _builder(

@@ -49,7 +49,7 @@ class Foregrounds:
     sources: list[str]
     files: UInt8[np.ndarray, "n s s 1"] | Stored | None  # None: no source is 'file'
     computed: UInt8[np.ndarray, "n s s 1"] | None  # 255 everywhere where no object was found
-    parts: UInt8[np.ndarray, "k s s 1"] | Stored | None
+    parts: UInt8[np.ndarray, "k s s 1"] | None
 
 
 def foregrounds_for(category: Category, choice: str, cache_dir: str) -> Foregrounds:

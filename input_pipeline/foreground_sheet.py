@@ -7,24 +7,20 @@ Shows every training picture with its background dimmed and the outline drawn, i
 it comes from. Standard output is a table that names the file which overrides each of them.
 """
 
+import dataclasses
 import pathlib
 import statistics
-from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags, logging
 from jaxtyping import UInt8
-from ml_collections import config_flags
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from diffad_jax import config as configs
+from diffad_jax.config import Config
+from input_pipeline import command
 from input_pipeline.datasets import Category, load_category
 from input_pipeline.foreground import COMPUTED, FILE, RANDOM, Foregrounds, foregrounds_for
 from input_pipeline.layouts import LAYOUTS
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-_OUTPUT = flags.DEFINE_string("output", None, "The sheet, a PNG file.")
 
 CELL, CAPTION, GAP, COLUMNS = 160, 30, 8, 8  # px, px, px, pictures
 _PAPER, _INK, _ALARM, _OUTLINE = (250, 250, 250), (40, 40, 40), (200, 0, 30), (255, 0, 140)
@@ -32,12 +28,15 @@ _UNUSUAL = 8.0  # medians of the distance to the median area; and at least:
 _UNUSUAL_LEAST = 0.03  # of the picture
 
 
+@dataclasses.dataclass
 class Row:
     """What is known of one picture's foreground."""
 
-    def __init__(self, name: str, source: str, area: float, override: str):
-        self.name, self.source, self.area, self.override = name, source, area, override
-        self.alarm = ""  # why a person should look at it
+    name: str
+    source: str  # one of `foreground.SOURCES`
+    area: float  # share of the picture
+    override: str  # file that takes its place; "": the layout has none
+    alarm: str = ""  # why a person should look at it
 
 
 def rows(category: Category, found: Foregrounds, layout: str) -> list[Row]:
@@ -45,26 +44,31 @@ def rows(category: Category, found: Foregrounds, layout: str) -> list[Row]:
     result = []
     for index, (name, source) in enumerate(zip(category.train.names, found.sources, strict=True)):
         plane = foreground(found, index, category.train.images.shape[1])
-        template = LAYOUTS[layout].foreground
-        path = pathlib.PurePosixPath(name)
-        wanted = template.format(defect=path.parent.name, stem=path.stem)
-        override = f"{pathlib.Path(category.folder) / wanted}.png" if template else ""
-        row = Row(name, source, float(plane.mean()) / 255, override)
+        row = Row(name, source, float(plane.mean()) / 255, override_of(category, name, layout))
         if source == COMPUTED and plane.min() == 255:
             row.alarm = "no object found: full frame"
         elif source == FILE and plane.max() == 0:
             row.alarm = "empty: no anomaly can be painted"
         result.append(row)
-    judged = [row.area for row in result if row.source in (FILE, COMPUTED) and not row.alarm]
+    judged = [row for row in result if row.source in (FILE, COMPUTED) and not row.alarm]
     if judged:
-        middle = statistics.median(judged)
-        spread = statistics.median([abs(area - middle) for area in judged])
-        for row in result:
-            away = abs(row.area - middle)
-            unusual = away > max(_UNUSUAL * spread, _UNUSUAL_LEAST)
-            if row.source in (FILE, COMPUTED) and not row.alarm and unusual:
+        middle = statistics.median(row.area for row in judged)
+        spread = statistics.median(abs(row.area - middle) for row in judged)
+        for row in judged:
+            if abs(row.area - middle) > max(_UNUSUAL * spread, _UNUSUAL_LEAST):
                 row.alarm = f"unusual area: the median is {middle:.1%}"
     return result
+
+
+def override_of(category: Category, name: str, layout: str) -> str:
+    """The file that overrides a picture's foreground; "" in pictures prepared elsewhere."""
+    if layout == "prepared":
+        return ""
+    path = pathlib.PurePosixPath(name)
+    # Every layout that 'auto' may stand for keeps them in one place.
+    template = LAYOUTS["folder" if layout == "auto" else layout].foreground
+    place = template.format(folder=path.parent, defect=path.parent.name, stem=path.stem)
+    return f"{pathlib.Path(category.folder) / place}.png"
 
 
 def foreground(found: Foregrounds, index: int, size: int) -> UInt8[np.ndarray, "s s 1"]:
@@ -88,9 +92,8 @@ def overlay(
     return shown.round().astype(np.uint8)
 
 
-def sheet(category: Category, found: Foregrounds, layout: str, title: str) -> Image.Image:
-    """The contact sheet."""
-    known = rows(category, found, layout)
+def sheet(category: Category, found: Foregrounds, known: list[Row], title: str) -> Image.Image:
+    """The contact sheet of `rows`."""
     columns = min(COLUMNS, len(known))
     head = 70
     width = max(columns * (CELL + GAP) + GAP, 760)
@@ -100,20 +103,27 @@ def sheet(category: Category, found: Foregrounds, layout: str, title: str) -> Im
     for line, text in enumerate(_heading(known, found, title)):
         draw.text((GAP, GAP + 19 * line), text, fill=_INK, font_size=14)
     for index, row in enumerate(known):
-        x = GAP + index % columns * (CELL + GAP)
-        y = head + index // columns * (CELL + CAPTION + GAP)
+        row_number, column = divmod(index, columns)
+        corner = (GAP + column * (CELL + GAP), head + row_number * (CELL + CAPTION + GAP))
         picture = category.train.images[np.array([index])][0]
-        plane = foreground(found, index, len(picture))
-        canvas.paste(Image.fromarray(overlay(picture, plane)), (x, y))
-        colour = _ALARM if row.alarm else _INK
-        name = pathlib.PurePosixPath(row.name).name
-        name = name if len(name) <= 24 else f"…{name[-23:]}"
-        draw.text((x, y + CELL + 1), name, fill=colour, font_size=12)
-        failed = "nothing found: full" if row.alarm.startswith("no object") else row.source
-        draw.text((x, y + CELL + 14), f"{row.area:.1%}  {failed}", fill=colour, font_size=12)
-        if row.alarm:
-            draw.rectangle((x - 2, y - 2, x + CELL + 1, y + CELL + 1), outline=_ALARM, width=2)
+        _cell(canvas, corner, row, overlay(picture, foreground(found, index, len(picture))))
     return canvas
+
+
+def _cell(canvas: Image.Image, corner: tuple[int, int], row: Row, shown: np.ndarray) -> None:
+    """Draw one picture with its caption."""
+    draw = ImageDraw.Draw(canvas)
+    x, y = corner
+    canvas.paste(Image.fromarray(shown), corner)
+    colour = _ALARM if row.alarm else _INK
+    name = pathlib.PurePosixPath(row.name).name
+    name = name if len(name) <= 24 else f"…{name[-23:]}"
+    failed = row.alarm.startswith("no object")
+    source = "nothing found: full" if failed else row.source
+    draw.text((x, y + CELL + 1), name, fill=colour, font_size=12)
+    draw.text((x, y + CELL + 14), f"{row.area:.1%}  {source}", fill=colour, font_size=12)
+    if row.alarm:
+        draw.rectangle((x - 2, y - 2, x + CELL + 1, y + CELL + 1), outline=_ALARM, width=2)
 
 
 def _heading(known: list[Row], found: Foregrounds, title: str) -> list[str]:
@@ -124,31 +134,22 @@ def _heading(known: list[Row], found: Foregrounds, title: str) -> list[str]:
     override = known[0].override
     return [
         f"{title}: {len(known)} pictures ({kinds}{drawn}), {alarms} to look at (red)",
-        "Anomalies are painted inside the outline. To override one, save a mask (white: inside) as",
-        override if override else "(this layout has no place for masks)",
+        "Anomalies are painted inside the outline. A mask (white: inside) overrides one; for the "
+        "first picture it is",
+        f"{override}, for the others see the table printed" if override else "not possible here",
     ]
 
 
-def main(arguments: Sequence[str]) -> None:
+def write(config: Config, output: pathlib.Path) -> None:
     """Write the sheet and print the table."""
-    del arguments
-    logging.set_verbosity(logging.INFO)
-    try:
-        config = configs.parse(_CONFIG.value)
-        category = load_category(config.data, config.model.image_size)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+    category = load_category(config.data, config.model.image_size)
     found = foregrounds_for(category, config.data.foreground, config.data.cache_dir)
-    for row in rows(category, found, config.data.layout):
-        print(
-            row.name, row.source, f"{row.area:.1%}", row.alarm or "-", row.override or "-", sep="\t"
-        )
-    output = pathlib.Path(_OUTPUT.value)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    sheet(category, found, config.data.layout, config.data.category).save(output, "PNG")
-    logging.info("wrote %s", output)
+    known = rows(category, found, config.data.layout)
+    for row in known:
+        alarm, override = row.alarm or "-", row.override or "-"
+        print(row.name, row.source, f"{row.area:.1%}", alarm, override, sep="\t")
+    sheet(category, found, known, config.data.category).save(output, "PNG")
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "output"])
-    app.run(main)
+    command.run(write)

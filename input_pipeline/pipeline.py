@@ -200,8 +200,8 @@ def reader(pictures: UInt8[np.ndarray, "n h w c"] | Stored) -> Callable[[tf.Tens
         tensor = _tensor(pictures)
         return lambda index: tensor[index]
 
-    def read(index: np.ndarray) -> np.ndarray:
-        return np.array(pictures[index[None]][0])
+    def read(index: np.integer) -> np.ndarray:
+        return np.array(pictures[np.array([index])][0])
 
     shape = pictures.shape[1:]
     return lambda index: tf.ensure_shape(tf.numpy_function(read, [index], tf.uint8), shape)

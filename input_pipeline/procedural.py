@@ -15,7 +15,7 @@ _TURNED = 2.0  # a side, of the square that a field is computed on: room for tur
 
 
 def procedural_textures(size: int, count: int = COUNT) -> UInt8[np.ndarray, "n {size} {size} 3"]:
-    """`count` textures of size x size px, made by the rules in turn; picture i depends on i only."""
+    """`count` textures of size x size px, by the rules in turn; picture i depends on i only."""
     return np.stack([texture(index, size) for index in range(count)])
 
 

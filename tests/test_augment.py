@@ -174,6 +174,7 @@ def test_random_ops_apply_the_chosen_ones_in_order(monkeypatch):
         for index in range(10)
     )
     monkeypatch.setattr(augment, "RANDOM_OPS", recorders)
+    monkeypatch.setattr(augment, "_apply", augment._apply.python_function)
     seed = seeds(5)[4]
     augment.random_ops(tf.zeros([4, 4, 3], tf.uint8), seed)
     chosen = augment.choose_ops(seed).numpy().tolist()
