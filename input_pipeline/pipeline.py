@@ -156,17 +156,18 @@ class Examples:
         if textures is None:
             textures = procedural_textures(self._size)
         self._textures = len(textures)
-        self._image, self._texture = reader(category.train.images), reader(textures)
-        self._foreground = _foreground_function(category, config)
+        # From an index (and the example's seed): uint8[s, s, 3] twice, and f32[s, s, 1] in [0, 1].
+        self.image, self.texture = reader(category.train.images), reader(textures)
+        self.foreground = _foreground_function(category, config)
 
     def example(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
         """What the networks are trained with: see `synthesis.synthesize`."""
         seed = self._example_seed(position)
         picture = picture_index(position, self._n, self._seed)
         return synthesize(
-            self._image(picture),
-            lambda: self._foreground(picture, seed),
-            lambda: self._texture(self._texture_index(seed)),
+            self.image(picture),
+            lambda: self.foreground(picture, seed),
+            lambda: self.texture(self._texture_index(seed)),
             seed,
             normal_share=self._normal_share,
             **self._draws,

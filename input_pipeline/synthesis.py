@@ -204,7 +204,7 @@ def synthesize(
     def paint(mask: tf.Tensor) -> tf.Tensor:
         b = _draw_blend(seed, blend_min, blend_max)
         source = draw_source(image, texture, seed, own_share)
-        return _blend(clean, mask, source, b)
+        return blend(clean, mask, source, b)
 
     normal = tf.random.stateless_uniform([], _fold(seed, _NORMAL)) < normal_share
     mask = tf.cond(normal, lambda: empty, lambda: draw_mask(seed, foreground()))
@@ -218,8 +218,15 @@ def synthesize(
 
 
 @augment.compiled
-def _blend(clean: tf.Tensor, mask: tf.Tensor, source: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    # The same as (1 - m) x + m ((1 - b) source + b x), and exactly x where m = 0.
+def blend(clean: tf.Tensor, mask: tf.Tensor, source: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """f32[s, s, 3]: (1 - m) x + m ((1 - b) source + b x); exactly x where m = 0.
+
+    Args:
+      clean: x, f32[s, s, 3] in [0, 1].
+      mask: m, f32[s, s, 1] in [0, 1].
+      source: uint8[s, s, 3].
+      b: f32[] in [0, 1], the share of the picture that shows through.
+    """
     return clean + (1.0 - b) * mask * (unit(source) - clean)
 
 
