@@ -81,7 +81,7 @@ def foreground(found: Foregrounds, index: int, size: int) -> UInt8[np.ndarray, "
 
 def overlay(
     picture: UInt8[np.ndarray, "s s 3"], plane: UInt8[np.ndarray, "s s 1"]
-) -> UInt8[np.ndarray, "{CELL} {CELL} 3"]:
+) -> UInt8[np.ndarray, "cell cell 3"]:
     """The picture with its background dimmed and the outline of its foreground."""
     image = np.asarray(Image.fromarray(picture).resize((CELL, CELL), Image.Resampling.BILINEAR))
     grey = Image.fromarray(plane[..., 0]).resize((CELL, CELL), Image.Resampling.BILINEAR)

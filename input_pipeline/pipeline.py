@@ -74,6 +74,8 @@ def train_batches(
 
     options = tf.data.Options()
     options.deterministic = True
+    # They rewrite the graph through a copy of all that it captures: the pictures once more.
+    options.experimental_optimization.apply_default_optimizations = False
     counts = tf.data.Dataset.range(start_step * local, np.iinfo(np.int64).max // process_count)
     examples = counts.map(at, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = examples.batch(local, drop_remainder=True)

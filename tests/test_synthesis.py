@@ -237,7 +237,8 @@ def test_a_normal_example_reads_neither_foreground_nor_texture():
             lambda: tf.ensure_shape(never(), TEXTURE.shape),
             seed(0),
             **{**PAPER, "normal_share": 1.0},
-        )
+        ),
+        autograph=False,
     )
     assert example()["label"] == 0
 
