@@ -1,10 +1,12 @@
 r"""The TensorFlow Datasets builder: one source folder of any layout, decoded, resized, in shards.
 
-The program builds by itself what it has not built yet (`prepare`). By hand, as where a machine
-without the source folder is to read the shards:
+The program builds by itself what it has not built yet (`prepare`); `python -m
+input_pipeline.prepare` does so ahead, as for hosts that have no source folder. With TFDS's own
+tools (`pip install apache-beam mlcroissant`), one category at 256 px, or with any field:
 
-    tfds build anomaly_pictures --imports input_pipeline.builder --file_format array_record \
-        --data_dir gs://bucket/prepared --config '{"folder": "parts/screw", "image_size": 256}'
+    PYTHONPATH=. tfds build anomaly_pictures/mvtec --imports input_pipeline.builder \
+        --manual_dir parts/screw --data_dir DIR --file_format array_record
+    ... anomaly_pictures --config '{"folder": "parts/screw", "image_size": 512}'
 """
 
 import concurrent.futures
@@ -18,6 +20,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -35,6 +38,7 @@ _VERSION = "2.0.0"  # raise it whenever the same source would give other shards
 TEXTURES = frozenset(
     ["carpet", "grid", "leather", "tile", "wood", "zipper"] + [f"class{i}" for i in range(1, 11)]
 )
+SPLITS = ("train", "test", "parts")
 _CHUNK = 64  # pictures decoded ahead of the writer, which bounds the memory
 
 
@@ -43,11 +47,12 @@ class PicturesConfig(tfds.core.BuilderConfig):
     """One source folder at one size. What `tfds build --config` takes as JSON.
 
     `name` ends in a fingerprint of all that decides the result, so a changed source is another
-    config and is prepared anew.
+    config and is prepared anew. Without a folder, which is then TFDS's manual_dir, it is the
+    layout's.
     """
 
     name: str = dataclasses.field(default="", init=False)
-    folder: str
+    folder: str = ""
     layout: str = "auto"  # a row of `layouts.LAYOUTS`
     image_size: int = 256  # px
     resize: str = "bilinear"  # as data.resize
@@ -61,15 +66,16 @@ class PicturesConfig(tfds.core.BuilderConfig):
         Raises:
           ValueError: no layout fits, or as `scan.scan`.
         """
-        folder = self.path
-        self.layout = resolve(folder, self.layout)
-        self.records = scan(folder, LAYOUTS[self.layout], self.missing_masks)
-        if LAYOUTS[self.layout].category and kind_of(folder.name, self.kind) == "texture":
-            self.records += parts(folder)
+        if not self.folder:
+            self.name, self.records = self.layout, []
+            return
+        self.layout = resolve(self.path, self.layout)
+        self.records = scan(self.path, LAYOUTS[self.layout], self.missing_masks)
+        if LAYOUTS[self.layout].category and kind_of(self.path.name, self.kind) == "texture":
+            self.records += parts(self.path)
         options = [_VERSION, self.image_size, self.resize, self.fit]
-        self.name = self.stem(folder, self.image_size, self.resize, self.fit) + fingerprint(
-            folder, self.records, options
-        )
+        digest = fingerprint(self.path, self.records, options)
+        self.name = self.stem(self.path, self.image_size, self.resize, self.fit) + digest
 
     @property
     def path(self) -> pathlib.Path:
@@ -87,15 +93,13 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
     """Pictures of any layout, decoded to 8-bit RGB and resized to a square."""
 
     VERSION = tfds.core.Version(_VERSION)
-    builder_config_cls = PicturesConfig
+    BUILDER_CONFIGS: ClassVar = [PicturesConfig(layout=name) for name in ("auto", *LAYOUTS)]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder of one category, or of textures."
     url_infos = None  # nothing is downloaded, so there are no checksums to look for
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
-        if config is None:
-            raise ValueError('anomaly_pictures needs a config with at least {"folder": ...}')
-
-        layout = LAYOUTS[config.layout]
+        layout = LAYOUTS["folder" if config.layout == "auto" else config.layout]
 
         def plane(channels: int) -> tfds.features.Tensor:
             shape = (config.image_size, config.image_size, channels)
@@ -121,19 +125,20 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # the order of `records` is the order of the data set
             features=tfds.features.FeaturesDict(features),
             # Names and labels without reading a shard, also where the source folder is not.
-            metadata=tfds.core.MetadataDict(
-                records=[dataclasses.astuple(record) for record in config.records]
-            ),
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager):
-        del dl_manager  # nothing is downloaded
-        records = self.builder_config.records
-        splits = {s: [r for r in records if r.split == s] for s in ("train", "test", "parts")}
-        return {s: self._generate_examples(chosen) for s, chosen in splits.items() if chosen}
-
-    def _generate_examples(self, records: list[Record]) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
+        if not config.folder:
+            config = dataclasses.replace(config, folder=str(dl_manager.manual_dir))
+        self.info.metadata["records"] = [dataclasses.astuple(record) for record in config.records]
+        splits = {s: [r for r in config.records if r.split == s] for s in SPLITS}
+        return {s: self._generate_examples(config, rs) for s, rs in splits.items() if rs}
+
+    def _generate_examples(
+        self, config: PicturesConfig, records: list[Record]
+    ) -> Iterator[tuple[int, dict]]:
         features = list(self.info.features)
 
         def example(record: Record) -> dict:
@@ -141,7 +146,7 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
             return {name: whole[name] for name in features}
 
         # Pillow and TensorFlow release the interpreter lock, so threads decode in parallel.
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
             for start in range(0, len(records), _CHUNK):
                 chunk = records[start : start + _CHUNK]
                 yield from enumerate(pool.map(example, chunk), start)
@@ -187,23 +192,33 @@ def prepare(config: PicturesConfig, cache_dir: str) -> tfds.core.DatasetBuilder:
       ValueError: as `load_record`; the cache cannot be written.
     """
     cache_dir = os.path.expanduser(cache_dir)
-    with _quiet():
-        builder = AnomalyPictures(config=config, data_dir=cache_dir)
+    builder = _builder(config, cache_dir)
     if builder.data_path.exists():
-        return builder
+        return _readable(builder)
     logger.info("preparing %d pictures of %s (once)", len(config.records), config.folder)
     options = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats="skip")
     try:
         with _quiet():
             builder.download_and_prepare(download_config=options, file_format="array_record")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the writer of the shards raises RuntimeError
         # Another process that prepares the same pictures may have been first to rename.
-        with _quiet():
-            builder = AnomalyPictures(config=config, data_dir=cache_dir)
+        builder = _builder(config, cache_dir)
         if not builder.data_path.exists():
-            reason = error.strerror or " ".join(str(error).split())
-            raise ValueError(f"cannot keep prepared pictures in {cache_dir}: {reason}") from error
+            raise _unwritable(cache_dir, error) from error
     return builder
+
+
+def _builder(config: PicturesConfig, cache_dir: str) -> AnomalyPictures:
+    try:
+        with _quiet():
+            return AnomalyPictures(config=config, data_dir=cache_dir)
+    except OSError as error:
+        raise _unwritable(cache_dir, error) from error
+
+
+def _unwritable(cache_dir: str, error: Exception) -> ValueError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split(";")[0].split())
+    return ValueError(f"cannot keep prepared pictures in data.cache_dir={cache_dir}: {reason}")
 
 
 def find(
@@ -220,7 +235,17 @@ def find(
     if len(found) != 1:
         names = ": " + ", ".join(path.parent.name for path in found) if found else ""
         raise ValueError(f"{len(found)} prepared sets are {top / pattern}, need one{names}")
-    return tfds.builder_from_directory(found[0])
+    return _readable(tfds.builder_from_directory(found[0]))
+
+
+def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
+    """The same; ValueError where its shards cannot be read by index."""
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{builder.data_path} holds {builder.info.file_format.value} files, need array_record: "
+            f"take the folder away, or build it with --file_format array_record"
+        )
+    return builder
 
 
 def records(builder: tfds.core.DatasetBuilder, split: str) -> list[Record]:

@@ -63,7 +63,7 @@ def load_category(data: DataConfig, image_size: int) -> Category:
         file that is not a whole picture.
     """
     folder = pathlib.Path(data.root).expanduser() / data.category
-    builder = _builder(folder, data.layout, data, image_size)
+    builder = builder_of(folder, data.layout, data, image_size)
     train, test = (records(builder, split) for split in ("train", "test"))
     defective = any(record.defect != GOOD for record in test)
     aside = held_out(len(train), defective, data.holdout)
@@ -104,30 +104,29 @@ def load_textures(
     """
     if not data.textures:
         logger.warning(
-            "data.textures is empty: anomalies come from made-up textures and own pieces"
+            "data.textures is empty: anomalies are made of the picture's own pieces (self-"
+            "augmentation) and of procedural textures"
         )
         return None
-    builder = _textures_builder(data, image_size)
+    builder = textures_builder(data, image_size)
     rows = np.arange(len(records(builder, "train")))
     return _planes(builder, "train", rows, ["image"], data.memory_gib)["image"]
 
 
-def texture_names(data: DataConfig, image_size: int) -> list[str]:
-    """Paths of the pictures of `load_textures`, in its order; none where that is None."""
-    if not data.textures:
-        return []
-    return [record.picture for record in records(_textures_builder(data, image_size), "train")]
-
-
-def _textures_builder(data: DataConfig, image_size: int) -> tfds.core.DatasetBuilder:
+def textures_builder(data: DataConfig, image_size: int) -> tfds.core.DatasetBuilder:
+    """The prepared pictures of `data.textures`; as `builder_of`."""
     folder = tfds_pictures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
-    return _builder(folder, "textures", data, image_size)
+    return builder_of(folder, "textures", data, image_size)
 
 
-def _builder(
+def builder_of(
     folder: pathlib.Path, layout: str, data: DataConfig, image_size: int
 ) -> tfds.core.DatasetBuilder:
-    """The prepared pictures of a folder."""
+    """The prepared pictures of a folder, prepared first when it is new or has changed.
+
+    Raises:
+      ValueError: as `builder.prepare`, or where data.layout is 'prepared' as `builder.find`.
+    """
     if data.layout == "prepared":
         return find(folder, image_size, data.resize, data.fit, data.cache_dir)
     config = PicturesConfig(

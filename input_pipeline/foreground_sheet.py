@@ -8,19 +8,23 @@ it comes from. Standard output is a table that names the file which overrides ea
 """
 
 import dataclasses
+import logging
 import pathlib
 import statistics
 
 import numpy as np
+from absl import flags
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from diffad_jax.config import Config
-from input_pipeline import command
+from input_pipeline import cli
 from input_pipeline.datasets import Category, load_category
 from input_pipeline.foreground import COMPUTED, FILE, RANDOM, Foregrounds, foregrounds_for
 from input_pipeline.layouts import LAYOUTS
+
+logger = logging.getLogger(__name__)
 
 CELL, CAPTION, GAP, COLUMNS = 160, 30, 8, 8  # px, px, px, pictures
 _PAPER, _INK, _ALARM, _OUTLINE = (250, 250, 250), (40, 40, 40), (200, 0, 30), (255, 0, 140)
@@ -140,16 +144,21 @@ def _heading(known: list[Row], found: Foregrounds, title: str) -> list[str]:
     ]
 
 
-def write(config: Config, output: pathlib.Path) -> None:
-    """Write the sheet and print the table."""
+def write(config: Config, output: pathlib.Path) -> int:
+    """Write the sheet and print the table. Returns 0."""
     category = load_category(config.data, config.model.image_size)
     found = foregrounds_for(category, config.data.foreground, config.data.cache_dir)
     known = rows(category, found, config.data.layout)
     for row in known:
         alarm, override = row.alarm or "-", row.override or "-"
         print(row.name, row.source, f"{row.area:.1%}", alarm, override, sep="\t")
+    output.parent.mkdir(parents=True, exist_ok=True)
     sheet(category, found, known, config.data.category).save(output, "PNG")
+    logger.info("wrote %s", output)
+    return 0
 
 
 if __name__ == "__main__":
-    command.run(write)
+    _OUTPUT = flags.DEFINE_string("output", None, "The sheet, a PNG file.")
+    flags.mark_flag_as_required("output")
+    cli.run(lambda config: write(config, pathlib.Path(_OUTPUT.value)))

@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import html
 import io
+import logging
 import pathlib
 import string
 from collections import Counter
@@ -23,14 +24,14 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from diffad_jax.config import Config
-from input_pipeline import command
+from input_pipeline import cli
 from input_pipeline.augment import OP_NAMES
-from input_pipeline.datasets import Category, load_category, load_textures, texture_names
+from input_pipeline.builder import records
+from input_pipeline.datasets import Category, load_category, load_textures, textures_builder
 from input_pipeline.pipeline import Examples, check
 from input_pipeline.stored import Stored
 
-_COUNT = flags.DEFINE_integer("count", 24, "Pictures on the page.", lower_bound=1)
-_START = flags.DEFINE_integer("start_step", 0, "First training step shown.", lower_bound=0)
+logger = logging.getLogger(__name__)
 
 _PAGE = string.Template("""<!DOCTYPE html>
 <html lang="en">
@@ -213,16 +214,30 @@ def _data_url(picture: UInt8[np.ndarray, "s s c"]) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def write(config: Config, output: pathlib.Path) -> None:
-    """Write the page."""
+def texture_names(config: Config) -> list[str]:
+    """Paths of the anomaly sources, in their order; none where there are none."""
+    if not config.data.textures:
+        return []
+    builder = textures_builder(config.data, config.model.image_size)
+    return [record.picture for record in records(builder, "train")]
+
+
+def write(config: Config, output: pathlib.Path, first_step: int, count: int) -> int:
+    """Write the page; `first_step` counts from 0. Returns 0."""
     category = load_category(config.data, config.model.image_size)
     check(category, config.train.batch_size, process_count=1)
     textures = load_textures(config.data, config.model.image_size)
-    names = texture_names(config.data, config.model.image_size)
-    first = _START.value * config.train.batch_size
-    shown = list(examples(category, textures, names, config, first, _COUNT.value))
+    first = first_step * config.train.batch_size
+    shown = list(examples(category, textures, texture_names(config), config, first, count))
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(shown, config, category), encoding="utf-8")
+    logger.info("wrote %s", output)
+    return 0
 
 
 if __name__ == "__main__":
-    command.run(write)
+    _OUTPUT = flags.DEFINE_string("output", None, "The page, an HTML file.")
+    _COUNT = flags.DEFINE_integer("count", 24, "Pictures on the page.", lower_bound=1)
+    _STEP = flags.DEFINE_integer("first_step", 0, "First step shown, from 0.", lower_bound=0)
+    flags.mark_flag_as_required("output")
+    cli.run(lambda config: write(config, pathlib.Path(_OUTPUT.value), _STEP.value, _COUNT.value))

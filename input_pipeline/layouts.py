@@ -3,7 +3,7 @@
 import logging
 import pathlib
 
-from input_pipeline.scan import GOOD, Layout, Record, scan
+from input_pipeline.scan import GOOD, Layout, Record, scan, unused
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,9 @@ def resolve(folder: pathlib.Path, layout: str) -> str:
         return layout
     found = recognise(folder)
     logger.info("layout of %s: %s (data.layout names another)", folder, found)
+    if found == "folder":
+        for place, count in unused(folder, scan(folder, LAYOUTS[found], "ignore")).items():
+            logger.warning("%d pictures are not used: %s", count, folder / place)
     return found
 
 

@@ -27,7 +27,8 @@ def _open(path: pathlib.Path) -> Image.Image:
             image.load()
             return ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
-        reason = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or str(error).replace(f" {str(path)!r}", "")
+        reason = " ".join(reason.split())
         raise ValueError(f"{path} cannot be read as a picture: {reason}") from error
 
 

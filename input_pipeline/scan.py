@@ -1,5 +1,6 @@
 """The pictures of one category, found by how its folder is arranged. No picture is opened."""
 
+import collections
 import csv
 import dataclasses
 import os
@@ -107,22 +108,57 @@ def _walk(folder: pathlib.Path, recursive: bool, seen: set[str]) -> Iterator[os.
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
-        if not entry.is_dir():
+        if not _is_folder(entry):
             yield entry
         elif recursive:
             yield from _walk(pathlib.Path(entry.path), True, seen)
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _place(folder: pathlib.Path, path: str) -> pathlib.Path:
+    """A folder below, with its name as on disk where that differs in capital letters only."""
+    for part in filter(None, path.split("/")):
+        if not (folder / part).is_dir() and folder.is_dir():
+            same = (e.name for e in os.scandir(folder) if e.name.lower() == part.lower())
+            part = min(same, default=part)
+        folder = folder / part
+    return folder
+
+
+def unused(folder: pathlib.Path, records: Iterable[Record]) -> dict[str, int]:
+    """Folders of a category with pictures that are in no record, and how many."""
+    used = {os.path.normpath(f) for r in records for f in (r.picture, r.mask, r.foreground) if f}
+    places = (
+        _relative(f.parent, folder)
+        for f in pictures_under(folder, True)
+        if _relative(f, folder) not in used
+    )
+    return dict(collections.Counter(places))
+
+
 def _train(folder: pathlib.Path, layout: Layout) -> list[Record]:
     """The good training pictures."""
-    found = {place: pictures_under(folder / place, layout.recursive) for place in layout.train}
+    places = {place: _place(folder, place) for place in layout.train}
+    found = {p: pictures_under(p, layout.recursive) for p in dict.fromkeys(places.values())}
     held = [place for place, pictures in found.items() if pictures]
     if not held:
-        places = " nor ".join(str(folder / place) for place in layout.train)
-        raise ValueError(f"no good pictures: {places} holds no file in {' '.join(EXTENSIONS)}")
+        looked = ", ".join(place or "the folder itself" for place in places)
+        there = [f"{n} in {place}" for place, n in unused(folder, ()).items()]
+        raise ValueError(
+            f"no good pictures in {folder}: looked into {looked}; it holds "
+            f"{'; '.join(there[:5]) or 'no ' + ' '.join(EXTENSIONS)}"
+        )
     if len(held) > 1:
-        places = " and ".join(str(folder / place) for place in held)
-        raise ValueError(f"{places} both hold pictures: which are the good ones? Give data.layout")
+        raise ValueError(
+            f"{' and '.join(map(str, held))} hold pictures: which are the good ones? Give "
+            f"data.layout, or keep the others elsewhere"
+        )
     pictures = found[held[0]]
     files = _Files(folder)
     if layout.by_mask:
@@ -135,7 +171,7 @@ def _train(folder: pathlib.Path, layout: Layout) -> list[Record]:
 
 def _test(folder: pathlib.Path, layout: Layout) -> list[Record]:
     """The test pictures; none where there is no such folder."""
-    top = folder / layout.test
+    top = _place(folder, layout.test)
     if not layout.test or not top.is_dir():
         return []
     files, loose = _Files(folder), pictures_under(top)

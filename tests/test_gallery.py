@@ -15,7 +15,7 @@ from PIL import Image
 from configs import test
 from diffad_jax import config as configs
 from input_pipeline import foreground_sheet, gallery, pipeline
-from input_pipeline.datasets import load_category, load_textures, texture_names
+from input_pipeline.datasets import load_category, load_textures
 from input_pipeline.foreground import foregrounds_for
 from tests import folders
 
@@ -53,7 +53,7 @@ def made(root):
     """(config, category, textures, what the gallery shows)."""
     parsed = config(root)
     category, textures = load_category(parsed.data, 32), load_textures(parsed.data, 32)
-    names = texture_names(parsed.data, 32)
+    names = gallery.texture_names(parsed)
     shown = list(gallery.examples(category, textures, names, parsed, FIRST, COUNT))
     return parsed, category, textures, shown
 
@@ -129,11 +129,9 @@ def test_names_are_escaped(made):
     assert f"train/good/{NAME}" in page.text and "b" not in page.tags
 
 
-def test_commands_write_the_same_files_again(root, monkeypatch, capsys, made):
+def test_commands_write_the_same_files_again(root, capsys, made):
     parsed = made[0]
-    monkeypatch.setattr(gallery, "_COUNT", type("Flag", (), {"value": COUNT}))
-    monkeypatch.setattr(gallery, "_START", type("Flag", (), {"value": 1}))
-    gallery.write(parsed, root / "a.html")
+    gallery.write(parsed, root / "a.html", 1, COUNT)
     again = gallery.page(made[3], parsed, made[1])
     assert (root / "a.html").read_text(encoding="utf-8") == again
     foreground_sheet.write(parsed, root / "a.png")

@@ -1,0 +1,209 @@
+"""Decoding and resizing: every kind of file, masks, proportions, and the size limit."""
+
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import pictures
+
+
+def save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def noise(name, *shape):
+    rng = np.random.default_rng(sum(name.encode()))
+    return rng.integers(0, 256, shape, np.uint8)
+
+
+def test_pictures_of_every_kind_become_rgb(tmp_path):
+    grey = noise("grey", 6, 9)
+    rgb = noise("rgb", 6, 9, 3)
+    expected_grey = np.repeat(grey[..., None], 3, -1)
+
+    def decoded(name, array, **options):
+        return pictures.decode_rgb(save(tmp_path / name, array, **options))
+
+    np.testing.assert_array_equal(decoded("grey.png", grey), expected_grey)
+    # 16 bits: 257 v is the 16-bit value of the 8-bit v.
+    np.testing.assert_array_equal(decoded("deep.png", grey.astype(np.uint16) * 257), expected_grey)
+    np.testing.assert_array_equal(decoded("deep.tif", grey.astype(np.uint16) * 257), expected_grey)
+    rgba = np.concatenate([rgb, noise("alpha", 6, 9, 1)], -1)
+    np.testing.assert_array_equal(decoded("rgba.png", rgba), rgb)
+    np.testing.assert_array_equal(decoded("bits.png", grey > 127), (expected_grey > 127) * 255)
+    np.testing.assert_array_equal(decoded("rgb.bmp", rgb), rgb)
+    np.testing.assert_array_equal(decoded("rgb.webp", rgb, lossless=True), rgb)
+    with pytest.raises(ValueError, match="floating-point"):
+        decoded("float.tif", grey.astype(np.float32))
+
+
+def test_palette_pictures(tmp_path):
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    rgb[:2] = 250, 10, 60
+    image = Image.fromarray(rgb).quantize(4)
+    image.info["transparency"] = bytes([255, 0, 255, 255])  # the form that Pillow warns about
+    image.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(pictures.decode_rgb(tmp_path / "palette.png"), rgb)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    rgb = noise("exif", 4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: to be rotated by 90 degrees clockwise
+    path = save(tmp_path / "turned.png", rgb, exif=exif)
+    np.testing.assert_array_equal(pictures.decode_rgb(path), np.rot90(rgb, -1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_mask_is_anything_above_zero(tmp_path, dtype):
+    truth = noise("mask", 5, 7) > 128
+    path = save(tmp_path / "mask.png", truth.astype(dtype))  # VisA's masks hold small integers
+    np.testing.assert_array_equal(pictures.decode_mask(path)[..., 0], truth)
+    colour = np.zeros((5, 7, 4), np.uint8)
+    colour[..., 3] = 255  # opaque black is background
+    colour[truth, 1] = 1
+    path = save(tmp_path / "colour.png", colour)
+    np.testing.assert_array_equal(pictures.decode_mask(path)[..., 0], truth)
+
+
+def nearest_oracle(mask, size):
+    """Pixel by pixel: the old pixel in which the new one's centre lies."""
+    height, width = mask.shape[:2]
+    out = np.zeros((size, size, 1), np.uint8)
+    for y in range(size):
+        for x in range(size):
+            out[y, x] = mask[(2 * y + 1) * height // (2 * size), (2 * x + 1) * width // (2 * size)]
+    return out
+
+
+@pytest.mark.parametrize("shape", [(90, 90), (47, 101), (17, 9)])
+def test_masks_shrink_by_nearest_not_by_blurring(shape):
+    mask = np.zeros((*shape, 1), np.uint8)
+    mask[shape[0] // 2] = 1  # one pixel thin: interpolating and cutting would lose it
+    mask[:, ::3] = 1
+    np.testing.assert_array_equal(
+        pictures.resize_nearest(mask, 24, "stretch"), nearest_oracle(mask, 24)
+    )
+
+
+def bilinear_oracle(picture, size):
+    """OpenCV's formula in float64: source coordinate (x + 0.5) scale - 0.5, edges repeated."""
+
+    def weights(old):
+        matrix = np.zeros((size, old))
+        for new in range(size):
+            position = (new + 0.5) * old / size - 0.5
+            low = int(np.floor(position))
+            for index, weight in ((low, low + 1 - position), (low + 1, position - low)):
+                matrix[new, min(max(index, 0), old - 1)] += weight
+        return matrix
+
+    height, width = picture.shape[:2]
+    return np.einsum("yh,xw,hwc->yxc", weights(height), weights(width), picture)
+
+
+@pytest.mark.parametrize("shape", [(90, 90), (47, 101), (17, 9)])
+def test_bilinear_is_opencv_s(shape):
+    picture = noise("bilinear", *shape, 3)
+    ours = pictures.resize_picture(picture, 32, "bilinear", "stretch")
+    np.testing.assert_allclose(ours, bilinear_oracle(picture, 32), atol=0.501)
+
+
+def test_antialias_averages_what_bilinear_skips():
+    checker = np.indices((128, 128)).sum(0) % 2 * np.uint8(255)
+    picture = np.repeat(checker[..., None], 3, -1).astype(np.uint8)
+    smooth = pictures.resize_picture(picture, 16, "antialias", "stretch")
+    assert np.abs(smooth[2:-2, 2:-2].astype(int) - 127).max() <= 2
+    lines = np.zeros((128, 128, 3), np.uint8)
+    lines[::8] = 255  # bilinear looks at rows 3 and 4 of every 8
+    assert pictures.resize_picture(lines, 16, "bilinear", "stretch").max() == 0
+
+
+def test_a_fitting_picture_is_not_touched():
+    picture = noise("fits", 32, 32, 3)
+    assert pictures.resize_picture(picture, 32, "bilinear", "stretch") is picture
+
+
+def test_a_lossy_mask_is_cut_in_the_middle(tmp_path):
+    """JPEG turns black into a little more than 0: above 0 would be nearly everywhere."""
+    truth = np.zeros((32, 48), np.uint8)
+    truth[9:21, 13:30] = 255
+    for name, options in (("mask.jpg", {"quality": 60}), ("mask.webp", {"quality": 40})):
+        path = save(tmp_path / name, truth, **options)
+        above_zero = (np.asarray(Image.open(path).convert("L")) > 0).mean()
+        assert above_zero > 1.2 * (truth > 0).mean()
+        decoded = pictures.decode_mask(path)[..., 0]
+        assert (decoded != truth // 255).mean() < 0.02
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (31, 64), (48, 48)])
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_the_square_shows_the_window_of_the_picture(height, width, fit):
+    """A ramp's values tell where a pixel comes from: in the picture, the mask and the window."""
+    size = 24
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[..., 0] = np.arange(height)[:, None]
+    ramp[..., 1] = np.arange(width)
+    shown = pictures.resize_picture(ramp, size, "bilinear", fit).astype(int)
+    top, left, tall, wide = pictures.window(height, width, fit)
+    assert {
+        "stretch": (tall, wide) == (height, width),
+        "crop": tall == wide == min(height, width),
+    }.get(fit, tall == wide == max(height, width))
+    centres = (np.arange(size) + 0.5) / size
+    rows = np.clip(top + tall * centres - 0.5, 0, height - 1)
+    columns = np.clip(left + wide * centres - 0.5, 0, width - 1)
+    step = max(tall, wide) / size
+    assert np.abs(shown[..., 0] - rows[:, None]).max() <= step
+    assert np.abs(shown[..., 1] - columns).max() <= step
+    # A mask that covers everything shows what of the square lies in the picture.
+    mask = pictures.resize_nearest(np.ones((height, width, 1), np.uint8), size, fit)
+    inside_rows = (top + tall * centres >= 0) & (top + tall * centres < height)
+    inside_columns = (left + wide * centres >= 0) & (left + wide * centres < width)
+    assert abs(int(mask.sum()) - inside_rows.sum() * inside_columns.sum()) <= size
+    soft = pictures.resize_picture(ramp[..., :1] // 255 + 9, size, "bilinear", fit, "constant")
+    np.testing.assert_array_equal(soft > 0, mask > 0)
+
+
+def test_crop_is_exactly_the_middle_and_keeps_thin_masks():
+    picture = noise("crop", 32, 60, 3)
+    shown = pictures.resize_picture(picture, 32, "bilinear", "crop")
+    np.testing.assert_array_equal(shown, picture[:, 14:46])
+    mask = (picture[..., :1] > 128).astype(np.uint8)
+    np.testing.assert_array_equal(pictures.resize_nearest(mask, 32, "crop"), mask[:, 14:46])
+
+
+def test_pad_keeps_every_pixel_and_repeats_the_border():
+    picture = noise("pad", 20, 32, 3)
+    shown = pictures.resize_picture(picture, 32, "bilinear", "pad")
+    np.testing.assert_array_equal(shown[6:26], picture)
+    np.testing.assert_array_equal(shown[:6], np.repeat(picture[:1], 6, 0))
+    np.testing.assert_array_equal(shown[26:], np.repeat(picture[-1:], 6, 0))
+
+
+def claim(path, width, height):
+    """A PNG whose header claims a size, with next to no data."""
+
+    def chunk(kind, data):
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    return path
+
+
+@pytest.mark.parametrize("decode", [pictures.decode_rgb, pictures.decode_mask])
+def test_a_picture_that_claims_too_much_is_refused_at_once(tmp_path, decode):
+    path = claim(tmp_path / "huge.png", 60_000, 60_000)
+    began = time.process_time()
+    with pytest.raises(ValueError, match="60000x60000 px, 3,600,000,000 in all") as error:
+        decode(path)
+    assert time.process_time() - began < 1  # 3.6 GB would take longer to fill
+    assert "268,435,456" in str(error.value) and "\n" not in str(error.value)
