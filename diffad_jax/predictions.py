@@ -50,11 +50,12 @@ class Prediction:
 
     score: in [0, 1], the larger the more anomalous.
     defective: whether score >= the threshold; None where there is no threshold.
-    anomaly_map: in [0, 1], for every pixel of the picture.
+    anomaly_map: in [0, 1], for every pixel of the picture; 0 where the model does not look
+      (outside of the middle square, with data.fit = 'crop').
     boxes: the regions whose map is >= the pixel threshold, the highest peak first; neighbours also
       count diagonally. They follow from the map alone: a picture called good can have some, and
       one called defective none. Empty where there is no threshold.
-    reconstruction: RGB, the picture as the model would repaint it as a good one.
+    reconstruction: RGB, the picture repainted as a good one; itself where the model does not look.
     """
 
     score: float

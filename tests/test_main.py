@@ -98,7 +98,11 @@ def finished_run(root):
     """A workdir with random weights and a test split, made without compiling anything."""
     folders.category(root, good=5, test=4, size=40)
     config = helpers.parsed(
-        data__root=str(root), data__category="disc", data__cache_dir=f"{root}/cache"
+        data__root=str(root),
+        data__category="disc",
+        data__cache_dir=f"{root}/cache",
+        model__unet_multipliers=(1,),
+        model__attention_widths=(),
     )
     optimizer = optim.optimizer(config, total_steps=1)
     shapes = jax.eval_shape(lambda: train_state.init(config, optimizer, jax.random.key(0)))
