@@ -66,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
                 # prepared: read from cache_dir alone, as on a host without the pictures.
                 "layout": "auto",
                 "kind": "auto",  # object, texture, or auto: by the category's name
-                "textures": "data/dtd/images",  # anomaly sources; "": the picture's own pieces
+                "textures": "data/dtd/images",  # anomaly sources; "": made-up ones
                 "cache_dir": "~/.cache/diffad_jax",  # prepared pictures; local or gs://
                 "resize": "bilinear",  # as the authors resize, or antialias
                 "fit": "stretch",  # to a square, as the authors; or crop (the middle), or pad

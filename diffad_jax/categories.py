@@ -248,7 +248,9 @@ def _ended(job: Job, mode: str, stopping: bool) -> bool:
         job.state = "waiting"
     else:
         job.state = "failed"
-        logger.error("%s: ended with code %d: %s", job.name, code, job.log)
+        lines = job.log.read_text(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        logger.error("%s: ended with code %d: %s (%s)", job.name, code, last[:500], job.log)
     return True
 
 

@@ -67,7 +67,7 @@ def check_category(config: configs.Config, category: str) -> tuple[list[Finding]
         findings += _counts(folder, records, config)
         for place, count in unused(folder, records).items():
             findings.append(
-                Finding("warning", str(folder / place), f"{count} pictures are not used")
+                Finding("warning", str(folder / place), f"its pictures are not used ({count})")
             )
     return findings, f"{category}: {_summary(name, records, seen)}"
 
@@ -260,7 +260,7 @@ def main(config: configs.Config) -> int:
         print(*found, summary, sep="\n")
         findings += found
     counts = collections.Counter(finding.severity for finding in findings)
-    print(f"{counts['error']} errors, {counts['warning']} warnings")
+    print(f"errors: {counts['error']}, warnings: {counts['warning']}")
     return 1 if counts["error"] else 0
 
 

@@ -1,20 +1,33 @@
 """Where synthetic anomalies may be painted: on the object, on a random part, or anywhere.
 
 The paper takes pictures that were made offline with a network. Here mask files are used where a
-category has them; otherwise the foreground is computed, and a bad one never stops a run.
+category has them; otherwise the foreground is computed once and kept in the cache, and a bad one
+never stops a run. `foreground_sheet` shows them all.
 """
 
+import dataclasses
+import hashlib
 import logging
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from scipy import ndimage
 
 from input_pipeline.datasets import Category
+from input_pipeline.stored import Stored
 
 logger = logging.getLogger(__name__)
 
+# Where the foreground of a picture comes from.
+FILE, COMPUTED, RANDOM, FULL = SOURCES = ("file", "computed", "random", "full")
+
+_VERSION = 2  # of `object_foreground`: a new number makes the cached ones be found anew
+_CHUNK = 64  # pictures in memory at a time
 _WORKING_SIZE = 128  # px; finer detail of an outline does not matter here
 _BORDER = 0.04  # of the width: the frame of a picture that is taken for background
 _NOISE_FACTOR = 4.0  # standard deviations of the background that still count as background
@@ -25,33 +38,88 @@ _KNOTS = 7  # of the random field, a side
 _RANDOM_AREA = (0.3, 1.0)  # of the picture
 
 
-def foregrounds_for(
-    category: Category, choice: str
-) -> tuple[UInt8[np.ndarray, "n s s 1"], Bool[np.ndarray, "n"]]:
-    """Foregrounds of the training pictures, 0..255, and which of them are to be drawn at random.
+@dataclasses.dataclass(frozen=True)
+class Foregrounds:
+    """Foregrounds of n training pictures: 255 where anomalies may lie, soft between, 0 elsewhere.
+
+    `sources[i]` says which holds for picture i: `files[i]`, `computed[i]`, a random part drawn
+    anew each time the picture is used (one of `parts`, else `random_part`), or the full frame.
+    """
+
+    sources: list[str]
+    files: UInt8[np.ndarray, "n s s 1"] | Stored | None  # None: no source is 'file'
+    computed: UInt8[np.ndarray, "n s s 1"] | None  # 255 everywhere where no object was found
+    parts: UInt8[np.ndarray, "k s s 1"] | None
+
+
+def foregrounds_for(category: Category, choice: str, cache_dir: str) -> Foregrounds:
+    """Foregrounds of the training pictures.
 
     Args:
       category: with n training pictures.
       choice: 'auto' (the files where they exist, else 'object' for an object and 'random' for a
         texture), 'object', 'random' or 'full'.
-
-    Returns:
-      (foregrounds, random); where random[i], foregrounds[i] is 255 everywhere and a new
-      `random_part` takes its place each time the picture is used.
+      cache_dir: computed ones are kept in its folder `foregrounds`.
     """
     train = category.train
-    n, size = train.images.shape[:2]
-    computed = choice
+    other = {"object": COMPUTED, "random": RANDOM, "full": FULL}
     if choice == "auto":
-        computed = "object" if category.kind == "object" else "random"
-    from_file = train.has_foreground if choice == "auto" else np.zeros(n, np.bool_)
-    result = np.full((n, size, size, 1), 255, np.uint8)
-    if train.foregrounds is not None:
-        result[from_file] = train.foregrounds[from_file]
-    if computed == "object" and not from_file.all():
-        result[~from_file] = object_foreground(train.images[~from_file])
-    random = ~from_file if computed == "random" else np.zeros(n, np.bool_)
-    return result, random
+        other["auto"] = COMPUTED if category.kind == "object" else RANDOM
+        sources = [FILE if has else other["auto"] for has in train.has_foreground]
+    else:
+        sources = [other[choice]] * len(train.names)
+    return Foregrounds(
+        sources=sources,
+        files=train.foregrounds if FILE in sources else None,
+        computed=_cached(train.images, cache_dir) if COMPUTED in sources else None,
+        parts=category.parts if RANDOM in sources else None,
+    )
+
+
+def _cached(images: UInt8[np.ndarray, "n s s 3"] | Stored, cache_dir: str) -> np.ndarray:
+    """u8[n, s, s, 1]: `object_foreground` of all pictures, from the cache where it is there.
+
+    A file of the cache is named by all that decides it: the pictures' pixels and `_VERSION`. For
+    pictures that stay on disk it stays there, too. A cache that cannot be written is no error.
+    """
+    shape = (*images.shape[:3], 1)
+    digest = hashlib.sha256(f"{_VERSION} {images.shape}".encode())
+    for chunk in _chunks(images):
+        digest.update(chunk)
+    folder = pathlib.Path(os.path.expanduser(cache_dir)) / "foregrounds"
+    path = folder / f"{digest.hexdigest()[:16]}.npy"
+    mode = None if isinstance(images, np.ndarray) else "r"
+    try:
+        if "://" in cache_dir:
+            raise OSError("not a local folder")
+        if not path.exists():
+            logger.info("finding the object in %d pictures (once)", len(images))
+            _write(path, shape, map(object_foreground, _chunks(images)))
+        return np.load(path, mmap_mode=mode)
+    except (OSError, ValueError, EOFError) as error:  # full, read-only, remote or damaged
+        logger.warning("foregrounds are not kept in %s: %s", folder, error)
+    return np.concatenate([object_foreground(chunk) for chunk in _chunks(images)])
+
+
+def _chunks(images: np.ndarray | Stored) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), _CHUNK):
+        yield images[np.arange(start, min(start + _CHUNK, len(images)))]
+
+
+def _write(path: pathlib.Path, shape: tuple[int, ...], chunks: Iterator[np.ndarray]) -> None:
+    """A NumPy file of u8[shape], written under another name and renamed when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+        try:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for chunk in chunks:
+                file.write(chunk.tobytes())
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def object_foreground(images: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray, "n s s 1"]:

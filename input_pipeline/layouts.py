@@ -144,7 +144,7 @@ def resolve(folder: pathlib.Path, layout: str) -> str:
     logger.info("layout of %s: %s (data.layout names another)", folder, found)
     if found == "folder":
         for place, count in unused(folder, scan(folder, LAYOUTS[found], "ignore")).items():
-            logger.warning("%d pictures are not used: %s", count, folder / place)
+            logger.warning("pictures that are not used: %s (%d)", folder / place, count)
     return found
 
 

@@ -5,7 +5,8 @@ epoch goes through the pictures, and every draw of the synthesis follow from (se
 resumes anywhere at no cost, and N hosts together make the batches that one host makes.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -13,18 +14,30 @@ from jaxtyping import UInt8
 
 from diffad_jax.config import Config
 from input_pipeline.datasets import Category
-from input_pipeline.foreground import foregrounds_for, random_part
-from input_pipeline.synthesis import synthesize
+from input_pipeline.foreground import (
+    COMPUTED,
+    FILE,
+    FULL,
+    RANDOM,
+    SOURCES,
+    foregrounds_for,
+    random_part,
+)
+from input_pipeline.procedural import procedural_textures
+from input_pipeline.stored import Stored
+from input_pipeline.synthesis import origin, synthesize, unit
 
 # Streams of the draws made here, folded into the example's seed; the synthesis has its own.
 _TEXTURE_STREAM = 7001
 _FOREGROUND_STREAM = 7002
 _ORDER_STREAM = 7003
 
+_ALIGNMENT = 64  # bytes, what TensorFlow's kernels may rely on
+
 
 def train_batches(
     category: Category,
-    textures: UInt8[np.ndarray, "m s s 3"] | None,
+    textures: UInt8[np.ndarray, "m s s 3"] | Stored | None,
     config: Config,
     *,
     start_step: int,
@@ -35,7 +48,7 @@ def train_batches(
 
     Args:
       category: with n training pictures of s x s px.
-      textures: anomaly sources, or None.
+      textures: anomaly sources; None: made-up ones, and for textures too the picture's own pieces.
       config: `seed`, `train.batch_size` (over all hosts) and `data` are used.
       start_step: 0-based.
       process_index: this host's; its examples are that contiguous slice of each batch.
@@ -51,14 +64,18 @@ def train_batches(
     batch = config.train.batch_size
     check(category, batch, process_count)
     local = batch // process_count
-    example = _example_function(category, textures, config)
+    examples_of_run = Examples(category, textures, config)
 
+    @tf.autograph.experimental.do_not_convert  # nothing to convert, and it takes seconds
     def at(count: tf.Tensor) -> dict[str, tf.Tensor]:
         """The example that this host makes after `count` others."""
-        return example(count // local * batch + process_index * local + count % local)
+        position = count // local * batch + process_index * local + count % local
+        return examples_of_run.example(position)
 
     options = tf.data.Options()
     options.deterministic = True
+    # They rewrite the graph through a copy of all that it captures: the pictures once more.
+    options.experimental_optimization.apply_default_optimizations = False
     counts = tf.data.Dataset.range(start_step * local, np.iinfo(np.int64).max // process_count)
     examples = counts.map(at, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = examples.batch(local, drop_remainder=True)
@@ -81,7 +98,7 @@ def check(category: Category, batch_size: int, process_count: int) -> None:
 
 def numpy_batches(
     category: Category,
-    textures: UInt8[np.ndarray, "m s s 3"] | None,
+    textures: UInt8[np.ndarray, "m s s 3"] | Stored | None,
     config: Config,
     *,
     start_step: int,
@@ -115,41 +132,122 @@ def picture_index(position: tf.Tensor, n: int, seed: int) -> tf.Tensor:
     return tf.random.experimental.index_shuffle(index, tf.random.fold_in(epoch, 1), n - 1)
 
 
-def _example_function(category: Category, textures: np.ndarray | None, config: Config):
-    """The function from a position (int64[]) to one example."""
-    data, size = config.data, category.train.images.shape[1]
-    # Tensors that the graph captures: the pictures stay in memory once, outside the graph.
-    images = tf.constant(category.train.images)
-    stored, drawn = foregrounds_for(category, data.foreground)
-    foregrounds, is_drawn = tf.constant(stored), tf.constant(drawn)
-    any_drawn = bool(drawn.any())
-    sources = None if textures is None else tf.constant(textures)
+class Examples:
+    """The training examples of a run, each a function of its position p in the data order.
 
-    def foreground_of(index: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        fixed = tf.cast(foregrounds[index], tf.float32) / 255.0
-        if not any_drawn:
-            return fixed
-        part = random_part(tf.random.fold_in(seed, _FOREGROUND_STREAM), size)
-        return tf.where(is_drawn[index], part, fixed)
+    Methods are TensorFlow graph code, position int64[].
+    """
 
-    def example(position: tf.Tensor) -> dict[str, tf.Tensor]:
-        index = picture_index(position, len(category.train.images), config.seed)
-        seed = tf.stack([tf.constant(config.seed, tf.int64), position])
-        texture = None
-        if sources is not None:
-            stream = tf.random.fold_in(seed, _TEXTURE_STREAM)
-            texture = sources[
-                tf.random.stateless_uniform([], stream, 0, len(textures), dtype=tf.int64)
-            ]
+    def __init__(
+        self,
+        category: Category,
+        textures: UInt8[np.ndarray, "m s s 3"] | Stored | None,
+        config: Config,
+    ):
+        """Arguments as of `train_batches`. Finds foregrounds where there are no files."""
+        data, self._seed = config.data, config.seed
+        self._n, self._size = category.train.images.shape[:2]
+        # The paper's surfaces never are their own source; with made-up textures alone they are.
+        own = category.kind == "object" or textures is None
+        self._draws = {
+            "own_share": 0.5 if own else 0.0,
+            "blend_min": data.blend_min,
+            "blend_max": data.blend_max,
+        }
+        self._normal_share = data.normal_share
+        if textures is None:
+            textures = procedural_textures(self._size)
+        self._textures = len(textures)
+        # From an index (and the example's seed): uint8[s, s, 3] twice, and f32[s, s, 1] in [0, 1].
+        self.image, self.texture = reader(category.train.images), reader(textures)
+        self.foreground = _foreground_function(category, config)
+
+    def example(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What the networks are trained with: see `synthesis.synthesize`."""
+        seed = self._example_seed(position)
+        picture = picture_index(position, self._n, self._seed)
         return synthesize(
-            images[index],
-            foreground_of(index, seed),
-            texture,
+            self.image(picture),
+            lambda: self.foreground(picture, seed),
+            lambda: self.texture(self._texture_index(seed)),
             seed,
-            kind=category.kind,
-            normal_share=data.normal_share,
-            blend_min=data.blend_min,
-            blend_max=data.blend_max,
+            normal_share=self._normal_share,
+            **self._draws,
         )
 
-    return example
+    def origin(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What `example` is made of: `picture` int64[], the index of the training picture, and,
+        should it be anomalous, `texture` int64[] and the values of `synthesis.origin`.
+        """
+        seed = self._example_seed(position)
+        return {
+            "picture": picture_index(position, self._n, self._seed),
+            "texture": self._texture_index(seed),
+            **origin(seed, **self._draws),
+        }
+
+    def _example_seed(self, position: tf.Tensor) -> tf.Tensor:
+        return tf.stack([tf.constant(self._seed, tf.int64), position])
+
+    def _texture_index(self, seed: tf.Tensor) -> tf.Tensor:
+        stream = tf.random.fold_in(seed, _TEXTURE_STREAM)
+        return tf.random.stateless_uniform([], stream, 0, self._textures, dtype=tf.int64)
+
+
+def reader(pictures: UInt8[np.ndarray, "n h w c"] | Stored) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from an index (int64[]) to pictures[index], in the graph.
+
+    An array is kept in memory once more, as a tensor; what lies on disk is read at each call.
+    """
+    if type(pictures) is np.ndarray:
+        tensor = _tensor(pictures)
+        return lambda index: tensor[index]
+
+    def read(index: np.integer) -> np.ndarray:
+        return np.array(pictures[np.array([index])][0])
+
+    shape = pictures.shape[1:]
+    return lambda index: tf.ensure_shape(tf.numpy_function(read, [index], tf.uint8), shape)
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """The array as a tensor. `tf.constant` would hold it twice in memory beside the array."""
+    buffer = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    aligned = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    aligned[...] = array
+    return tf.experimental.dlpack.from_dlpack(aligned.__dlpack__())
+
+
+def _foreground_function(category: Category, config: Config):
+    """The function from a picture's index and the example's seed to f32[s, s, 1] in [0, 1]."""
+    found = foregrounds_for(category, config.data.foreground, config.data.cache_dir)
+    size = category.train.images.shape[1]
+    files, computed, parts = (
+        None if planes is None else reader(planes)
+        for planes in (found.files, found.computed, found.parts)
+    )
+
+    def drawn(seed: tf.Tensor) -> tf.Tensor:
+        stream = tf.random.fold_in(seed, _FOREGROUND_STREAM)
+        if parts is None:
+            return random_part(stream, size)
+        index = tf.random.stateless_uniform([], stream, 0, len(found.parts), tf.int64)
+        return unit(parts(index))
+
+    makers = {
+        FILE: lambda index, seed: unit(files(index)),
+        COMPUTED: lambda index, seed: unit(computed(index)),
+        RANDOM: lambda index, seed: drawn(seed),
+        FULL: lambda index, seed: tf.ones([size, size, 1]),
+    }
+    present = [source for source in SOURCES if source in found.sources]
+    which = tf.constant([present.index(source) for source in found.sources])
+
+    def foreground(index: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        branches = [functools.partial(makers[source], index, seed) for source in present]
+        if len(branches) == 1:
+            return branches[0]()
+        return tf.ensure_shape(tf.switch_case(which[index], branches), [size, size, 1])
+
+    return foreground

@@ -5,6 +5,7 @@ example's with one of the constants below, so that no draw depends on which othe
 """
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -129,7 +130,7 @@ def rearrange_strips(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def draw_source(
-    image: tf.Tensor, texture: tf.Tensor | None, seed: tf.Tensor, kind: str
+    image: tf.Tensor, texture: Callable[[], tf.Tensor], seed: tf.Tensor, own_share: float
 ) -> tf.Tensor:
     """What fills the anomaly: a changed texture picture, or the picture's own changed pieces.
 
@@ -138,31 +139,42 @@ def draw_source(
 
     Args:
       image: uint8[s, s, 3].
-      texture: uint8[s, s, 3], or None: always the image's own pieces.
+      texture: gives uint8[s, s, 3]; called where it is needed only, as it may have to be read.
       seed: int[2].
-      kind: 'texture' takes the texture picture always, 'object' with probability 1/2.
+      own_share: probability in [0, 1] of the image itself.
 
     Returns:
       uint8[s, s, 3].
     """
-    ops_seed = tf.random.fold_in(seed, _OPS)
-    if texture is None:
-        return rearrange_strips(augment.random_ops(image, ops_seed), seed)
-    if kind == "texture":
-        return augment.random_ops(texture, ops_seed)
-    own = tf.random.stateless_uniform([], tf.random.fold_in(seed, _SOURCE)) < 0.5
-    source = tf.cond(own, lambda: image, lambda: texture)
-    source = augment.random_ops(tf.ensure_shape(source, image.shape), ops_seed)
+    own = _is_own(seed, own_share)
+    source = tf.cond(own, lambda: image, texture)
+    source = augment.random_ops(tf.ensure_shape(source, image.shape), _fold(seed, _OPS))
     return tf.cond(own, lambda: rearrange_strips(source, seed), lambda: source)
+
+
+def origin(
+    seed: tf.Tensor, *, own_share: float, blend_min: float, blend_max: float
+) -> dict[str, tf.Tensor]:
+    """What the anomaly of `synthesize` is made of, should this seed have one.
+
+    Returns:
+      own: bool[], whether of the picture's own pieces; ops: int32[3], indices into
+      `augment.RANDOM_OPS` in the order they are applied; blend: f32[], the picture's share b.
+    """
+    return {
+        "own": _is_own(seed, own_share),
+        "ops": augment.choose_ops(_fold(seed, _OPS)),
+        "blend": _draw_blend(seed, blend_min, blend_max),
+    }
 
 
 def synthesize(
     image: tf.Tensor,
-    foreground: tf.Tensor,
-    texture: tf.Tensor | None,
+    foreground: Callable[[], tf.Tensor],
+    texture: Callable[[], tf.Tensor],
     seed: tf.Tensor,
     *,
-    kind: str,
+    own_share: float,
     normal_share: float,
     blend_min: float,
     blend_max: float,
@@ -174,10 +186,11 @@ def synthesize(
 
     Args:
       image: uint8[s, s, 3], s divisible by 8, static.
-      foreground: f32[s, s, 1] in [0, 1], where anomalies may be painted and how strongly.
-      texture: uint8[s, s, 3], an anomaly source, or None where there are none.
+      foreground: gives f32[s, s, 1] in [0, 1], where anomalies may be painted and how strongly;
+        like `texture`, called only where the example needs it.
+      texture: gives uint8[s, s, 3], an anomaly source.
       seed: int64[2]; the example is a function of it and the pictures.
-      kind: 'object' or 'texture'.
+      own_share: probability in [0, 1] that the picture's own pieces are the source.
       normal_share: probability in [0, 1].
       blend_min: least share of the picture that shows through the anomaly, in [0, 1].
       blend_max: largest share, in [blend_min, 1].
@@ -186,29 +199,53 @@ def synthesize(
       image: f32[s, s, 3] in [0, 1]; mask: f32[s, s, 1] in [0, 1]; label: f32[], 1 exactly where
       the mask is not empty.
     """
-    if kind not in ("object", "texture"):
-        raise ValueError(f"kind is {kind!r}, not 'object' or 'texture'")
-    normal = tf.random.stateless_uniform([], tf.random.fold_in(seed, _NORMAL)) < normal_share
-    mask = tf.cond(normal, lambda: tf.zeros_like(foreground), lambda: draw_mask(seed, foreground))
-    clean = _unit(image)
+    clean, empty = unit(image), tf.zeros([*image.shape[:2], 1])
 
-    def paint():
-        b_seed = tf.random.fold_in(seed, _BLEND)
-        b = tf.random.stateless_uniform([], b_seed, blend_min, blend_max)
-        source = _unit(draw_source(image, texture, seed, kind))
-        # The same as (1 - m) x + m ((1 - b) source + b x), in fewer passes.
-        return clean + (1.0 - b) * mask * (source - clean)
+    def paint(mask: tf.Tensor) -> tf.Tensor:
+        b = _draw_blend(seed, blend_min, blend_max)
+        source = draw_source(image, texture, seed, own_share)
+        return blend(clean, mask, source, b)
 
+    normal = tf.random.stateless_uniform([], _fold(seed, _NORMAL)) < normal_share
+    mask = tf.cond(normal, lambda: empty, lambda: draw_mask(seed, foreground()))
     anomalous = _has_anomaly(mask)
-    painted = tf.cond(anomalous, paint, lambda: clean)
+    painted = tf.cond(anomalous, lambda: paint(mask), lambda: clean)
     return {
         "image": tf.ensure_shape(painted, image.shape),
-        "mask": tf.ensure_shape(mask, foreground.shape),
+        "mask": tf.ensure_shape(mask, empty.shape),
         "label": tf.cast(anomalous, tf.float32),
     }
 
 
-def _unit(image: tf.Tensor) -> tf.Tensor:
+@augment.compiled
+def blend(clean: tf.Tensor, mask: tf.Tensor, source: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """f32[s, s, 3]: (1 - m) x + m ((1 - b) source + b x); exactly x where m = 0.
+
+    Args:
+      clean: x, f32[s, s, 3] in [0, 1].
+      mask: m, f32[s, s, 1] in [0, 1].
+      source: uint8[s, s, 3].
+      b: f32[] in [0, 1], the share of the picture that shows through.
+    """
+    return clean + (1.0 - b) * mask * (unit(source) - clean)
+
+
+def _fold(seed: tf.Tensor, stream: int) -> tf.Tensor:
+    """The seed of one of the draws."""
+    return tf.random.fold_in(seed, stream)
+
+
+def _is_own(seed: tf.Tensor, own_share: float) -> tf.Tensor:
+    """bool[]: whether the picture is its own anomaly source."""
+    return tf.random.stateless_uniform([], _fold(seed, _SOURCE)) < own_share
+
+
+def _draw_blend(seed: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """f32[]: the share of the picture that shows through its anomaly."""
+    return tf.random.stateless_uniform([], _fold(seed, _BLEND), low, high)
+
+
+def unit(image: tf.Tensor) -> tf.Tensor:
     """uint8 to f32 in [0, 1]."""
     return tf.cast(image, tf.float32) / 255.0
 

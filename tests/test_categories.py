@@ -87,13 +87,14 @@ def job(tmp_path, **changes):
     return categories.Job("a", epath.Path(tmp_path) / "a", tmp_path / "a/log.txt", **changes)
 
 
-def test_a_process_that_is_killed_again_and_again_fails(data, tmp_path, monkeypatch):
+def test_a_process_that_is_killed_again_and_again_fails(data, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(categories, "devices", lambda: ("cpu", 1))
     monkeypatch.setattr(categories, "POLL_SECONDS", 0.02)
     config = helpers.parsed(data__root=str(data), data__category="a,b", train__batch_size=8)
     program = ["bash", "-c", "echo started; kill -9 $$"]
     with pytest.raises(ValueError, match="2 of 2 categories failed"):
         categories.run(config, tmp_path / "runs", [], program=program)
+    assert "b: ended with code -9: started" in caplog.text
     for name in ("a", "b"):
         assert (tmp_path / "runs" / name / "log.txt").read_text() == "started\n" * 3
 

@@ -36,7 +36,7 @@ def test_a_sound_category_has_none_and_is_summed_up(root, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "nut: layout mvtec, 4 good training pictures, 1 good and 1 defective test pictures "
         "(große Delle 1), 1 masks, 32x32 px",
-        "0 errors, 0 warnings",
+        "errors: 0, warnings: 0",
     ]
 
 
@@ -128,7 +128,7 @@ def test_too_few_and_one_sided(root):
 def test_pictures_that_nothing_uses(root):
     write(root, "spare/1.png", sets.picture("1"))
     write(root, "spare/2.png", sets.picture("2"))
-    assert findings(root) == ["warning: spare: 2 pictures are not used"]
+    assert findings(root) == ["warning: spare: its pictures are not used (2)"]
 
 
 def test_a_folder_that_no_layout_fits_is_still_read(root, capsys):
@@ -138,7 +138,7 @@ def test_a_folder_that_no_layout_fits_is_still_read(root, capsys):
     assert found[0].startswith("error: nut: ") and "hold pictures: which are the good" in found[0]
     assert found[1].startswith("error: good/2.png: cannot be read") and len(found) == 2
     assert check.main(config(root)) == 1
-    assert capsys.readouterr().out.endswith("nut: 9 pictures, no layout\n2 errors, 0 warnings\n")
+    assert capsys.readouterr().out.endswith("nut: 9 pictures, no layout\nerrors: 2, warnings: 0\n")
 
 
 def test_all_categories_and_the_textures(root, tmp_path, capsys):
@@ -150,8 +150,8 @@ def test_all_categories_and_the_textures(root, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"error: {tmp_path}/stuff/x.jpg: cannot be read as a picture")
     assert lines[1].startswith("Class1: layout dagm_raw, 4 good") and len(lines) == 5
-    assert lines[2] == f"warning: {root}/nut/spare: 1 pictures are not used"
-    assert lines[4] == "1 errors, 1 warnings"
+    assert lines[2] == f"warning: {root}/nut/spare: its pictures are not used (1)"
+    assert lines[4] == "errors: 1, warnings: 1"
     assert check.main(config(root, textures=str(tmp_path / "none"))) == 1
     assert f"error: {tmp_path}/none: data.textures: no such folder" in capsys.readouterr().out
 
@@ -168,7 +168,7 @@ def test_the_command(root, tmp_path):
     assert result.returncode == 1, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == f"error: {root}/nut/train/good/x.png: one colour everywhere: [0, 0, 0]"
-    assert lines[-1] == "1 errors, 0 warnings" and len(lines) == 3
+    assert lines[-1] == "errors: 1, warnings: 0" and len(lines) == 3
 
 
 def test_a_misspelt_key_is_one_line():

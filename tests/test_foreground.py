@@ -1,11 +1,14 @@
 """Foregrounds: computed ones against known shapes, random parts, and the choice between them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from input_pipeline import foreground
 from input_pipeline.datasets import Category, Pictures
+from input_pipeline.stored import Stored
 
 SIZE = 96
 
@@ -133,23 +136,75 @@ def category(kind, foregrounds=None, has=None, n=4):
 
 @pytest.mark.parametrize("kind", ["object", "texture"])
 @pytest.mark.parametrize("choice", ["auto", "object", "random", "full"])
-def test_choice_without_files(kind, choice):
-    found, drawn = foreground.foregrounds_for(category(kind), choice)
-    means = {"auto": kind, "object": "object", "random": "texture", "full": "full"}[choice]
-    assert drawn.tolist() == [means == "texture"] * 4
-    if means == "object":
-        assert all(overlap(one, disc()) > 0.9 for one in found)
+def test_choice_without_files(kind, choice, tmp_path):
+    found = foreground.foregrounds_for(category(kind), choice, str(tmp_path))
+    auto = "computed" if kind == "object" else "random"
+    means = {"auto": auto, "object": "computed", "random": "random", "full": "full"}[choice]
+    assert found.sources == [means] * 4 and found.files is None and found.parts is None
+    if means == "computed":
+        assert all(overlap(one, disc()) > 0.9 for one in found.computed)
     else:
-        assert (found == 255).all()
+        assert found.computed is None
 
 
 @pytest.mark.parametrize("kind", ["object", "texture"])
-def test_files_are_used_where_they_exist(kind):
+def test_files_are_used_where_they_exist(kind, tmp_path):
     files = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 1), np.uint8)
     some = category(kind, files, [True, False, True, False])
-    found, drawn = foreground.foregrounds_for(some, "auto")
-    np.testing.assert_array_equal(found[[0, 2]], files[[0, 2]])
-    assert drawn.tolist() == [False, kind == "texture"] * 2
-    assert (found[[1, 3]] == 255).all() == (kind == "texture")
-    ignored, _ = foreground.foregrounds_for(some, "full")
-    assert (ignored == 255).all()
+    found = foreground.foregrounds_for(some, "auto", str(tmp_path))
+    assert found.sources == ["file", "computed" if kind == "object" else "random"] * 2
+    np.testing.assert_array_equal(found.files, files)
+    ignored = foreground.foregrounds_for(some, "full", str(tmp_path))
+    assert ignored.sources == ["full"] * 4 and ignored.files is None
+
+
+def test_objects_are_found_once(tmp_path, monkeypatch):
+    found = foreground.foregrounds_for(category("object"), "auto", str(tmp_path)).computed
+    monkeypatch.setattr(foreground, "object_foreground", lambda images: 1 / 0)
+    again = foreground.foregrounds_for(category("object"), "auto", str(tmp_path)).computed
+    np.testing.assert_array_equal(found, again)
+    changed = category("object")
+    changed.train.images[0, 0, 0] += 1
+    with pytest.raises(ZeroDivisionError):
+        foreground.foregrounds_for(changed, "auto", str(tmp_path))
+    # What a failure leaves is not taken for a result, nor does it stay.
+    assert len(list((tmp_path / "foregrounds").iterdir())) == 1
+
+
+def test_a_damaged_cache_is_no_error(tmp_path, caplog):
+    found = foreground.foregrounds_for(category("object"), "auto", str(tmp_path)).computed
+    (file,) = (tmp_path / "foregrounds").iterdir()
+    for content in (file.read_bytes()[:300], b""):
+        file.write_bytes(content)
+        again = foreground.foregrounds_for(category("object"), "auto", str(tmp_path)).computed
+        np.testing.assert_array_equal(found, again)
+        assert str(file.parent) in caplog.text
+
+
+@pytest.mark.parametrize("cache", ["/dev/null", "gs://bucket/cache"])
+def test_a_cache_that_cannot_be_written_is_no_error(cache, caplog):
+    found = foreground.foregrounds_for(category("object"), "auto", cache).computed
+    assert overlap(found[0], disc()) > 0.9
+    assert "foregrounds are not kept" in caplog.text
+
+
+def test_a_cache_that_fills_up_is_no_error(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(foreground.os, "replace", full)
+    found = foreground.foregrounds_for(category("object"), "auto", str(tmp_path)).computed
+    assert overlap(found[0], disc()) > 0.9
+    assert "No space left" in caplog.text and not list((tmp_path / "foregrounds").iterdir())
+
+
+def test_foregrounds_of_pictures_on_disk_stay_there(tmp_path):
+    some = category("object")
+    rows = [{"image": picture} for picture in some.train.images]
+    stored = Stored(rows, "image", (SIZE, SIZE, 3), np.arange(4))
+    there = dataclasses.replace(some, train=dataclasses.replace(some.train, images=stored))
+    found = foreground.foregrounds_for(there, "auto", str(tmp_path)).computed
+    assert isinstance(found, np.memmap)
+    in_memory = foreground.foregrounds_for(some, "auto", str(tmp_path)).computed
+    assert type(in_memory) is np.ndarray
+    np.testing.assert_array_equal(found, in_memory)

@@ -11,8 +11,16 @@ from configs import default
 from diffad_jax import config as configs
 from input_pipeline import pipeline
 from input_pipeline.datasets import Category, Pictures
+from input_pipeline.procedural import procedural_textures
+from input_pipeline.stored import Stored
 
 SIZE, N, BATCH = 32, 7, 4
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    """All tests share one cache of foregrounds, outside of the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
 
 
 def config(seed=0, batch=BATCH, **data):
@@ -44,9 +52,9 @@ def category(kind="object", n=N):
 TEXTURES = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
 
 
-def take(count, start=0, cfg=None, kind="object", textures=TEXTURES, **hosts):
+def take(count, start=0, cfg=None, kind="object", textures=TEXTURES, some=None, **hosts):
     batches = pipeline.numpy_batches(
-        category(kind), textures, cfg or config(), start_step=start, **hosts
+        some or category(kind), textures, cfg or config(), start_step=start, **hosts
     )
     return list(itertools.islice(batches, count))
 
@@ -58,8 +66,8 @@ def light(monkeypatch):
     def show(image, foreground, texture, seed, **_):
         noise = tf.random.stateless_uniform([], seed)
         image = tf.cast(image, tf.float32) / 255.0
-        source = 0.0 if texture is None else tf.reduce_mean(tf.cast(texture, tf.float32))
-        return {"image": image, "mask": foreground * noise, "label": noise + source}
+        source = tf.reduce_mean(tf.cast(texture(), tf.float32))
+        return {"image": image, "mask": foreground() * noise, "label": noise + source}
 
     monkeypatch.setattr(pipeline, "synthesize", show)
 
@@ -164,12 +172,82 @@ def test_a_resumed_host_makes_its_slice_of_the_real_batches():
     assert_same(host, [{k: v[2:] for k, v in batch.items()} for batch in whole[2:]])
 
 
-def test_thread_count_does_not_matter(light):
-    dataset = pipeline.train_batches(category(), TEXTURES, config(), start_step=0)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = 1
-    alone = dataset.with_options(options).take(5).as_numpy_iterator()
-    assert_same(list(alone), take(5))
+def test_thread_count_does_not_matter():
+    def with_threads(count):
+        dataset = pipeline.train_batches(category(), TEXTURES, config(), start_step=0)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = count
+        options.threading.max_intra_op_parallelism = count
+        return list(dataset.with_options(options).take(8).as_numpy_iterator())
+
+    assert_same(with_threads(1), with_threads(7))
+
+
+def on_disk(pictures):
+    """The same pictures as `Stored`, read one by one."""
+    rows = [{"plane": picture} for picture in pictures]
+    return Stored(rows, "plane", pictures.shape[1:], np.arange(len(pictures)))
+
+
+def test_pictures_on_disk_give_the_batches_of_those_in_memory():
+    files = np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, 1), np.uint8)
+    some = category()
+    train = dataclasses.replace(some.train, foregrounds=files, has_foreground=np.arange(N) % 2 == 0)
+    some = dataclasses.replace(some, train=train)
+    there = dataclasses.replace(train, images=on_disk(train.images), foregrounds=on_disk(files))
+    stored = dataclasses.replace(some, train=there)
+    cfg = config(normal_share=0.2)
+    in_memory = take(6, cfg=cfg, some=some)
+    assert_same(take(6, cfg=cfg, some=stored, textures=on_disk(TEXTURES)), in_memory)
+
+
+def test_parts_are_drawn_at_random(monkeypatch):
+    def show(image, foreground, texture, seed, **_):
+        return {"image": tf.zeros([1]), "mask": foreground(), "label": tf.zeros([])}
+
+    monkeypatch.setattr(pipeline, "synthesize", show)
+    parts = np.stack([np.full((SIZE, SIZE, 1), 50 * i, np.uint8) for i in range(1, 6)])
+    some = dataclasses.replace(category("texture"), parts=parts)
+    masks = np.concatenate([batch["mask"] for batch in take(50, some=some)])
+    np.testing.assert_array_equal(masks, masks[:, :1, :1] * np.ones_like(masks))
+    levels = np.round(masks[:, 0, 0, 0] * 255).astype(int)
+    assert set(levels) == {50, 100, 150, 200, 250}
+    assert np.bincount(levels // 50)[1:].min() > 20  # of 200, 40 expected
+
+
+@pytest.mark.parametrize("kind", ["object", "texture"])
+def test_without_textures_half_the_anomalies_are_made_up(kind, light, monkeypatch):
+    shares = []
+    original = pipeline.synthesize
+    monkeypatch.setattr(
+        pipeline, "synthesize", lambda *a, **k: shares.append(k["own_share"]) or original(*a, **k)
+    )
+    labels = np.concatenate([batch["label"] for batch in take(3, kind=kind, textures=None)])
+    bank = procedural_textures(SIZE).mean((1, 2, 3))
+    assert set(shares) == {0.5}
+    assert all((np.abs(label - bank - 0.5) < 0.51).any() for label in labels)
+
+
+@pytest.mark.parametrize(("kind", "share"), [("object", 0.5), ("texture", 0.0)])
+def test_with_textures_only_objects_are_their_own_source(kind, share, light, monkeypatch):
+    shares = []
+    original = pipeline.synthesize
+    monkeypatch.setattr(
+        pipeline, "synthesize", lambda *a, **k: shares.append(k["own_share"]) or original(*a, **k)
+    )
+    take(1, kind=kind)
+    assert set(shares) == {share}
+
+
+def test_origins_name_the_picture_and_the_texture(light):
+    examples = pipeline.Examples(category(), TEXTURES, config())
+    for position in range(12):
+        at = tf.constant(position, tf.int64)
+        example, origin = examples.example(at), examples.origin(at)
+        assert abs(example["image"][0, 0, 0] * 255 - (10 + 30 * int(origin["picture"]))) < 1e-3
+        noise = float(example["mask"].numpy().max())
+        source = TEXTURES[int(origin["texture"])].mean()
+        assert abs(float(example["label"]) - noise - source) < 1e-3
 
 
 def test_the_seed_decides(light):

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
+from scipy import ndimage
 
 from input_pipeline import augment, synthesis
 from tests import goldens_io
@@ -12,7 +14,7 @@ RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 TEXTURE = RNG.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 FULL = np.ones((SIZE, SIZE, 1), np.float32)
-PAPER = {"normal_share": 0.5, "blend_min": 0.2, "blend_max": 0.8}
+PAPER = {"own_share": 0.5, "normal_share": 0.5, "blend_min": 0.2, "blend_max": 0.8}
 NOISE = goldens_io.load("perlin")
 
 
@@ -22,20 +24,21 @@ def seed(index: int) -> tf.Tensor:
 
 def over_seeds(function, count: int, **options):
     """`function(seed)` in the graph for seeds 0..count-1, stacked."""
-    data = tf.data.Dataset.range(count).map(
-        lambda i: function(tf.stack([tf.constant(11, tf.int64), i])), **options
+    # Without autograph, which has nothing to convert and takes long.
+    numbered = tf.autograph.experimental.do_not_convert(
+        lambda i: function(tf.stack([tf.constant(11, tf.int64), i]))
     )
+    data = tf.data.Dataset.range(count).map(numbered, **options)
     return next(iter(data.batch(count).as_numpy_iterator()))
 
 
-def synthesized(count, foreground=FULL, image=IMAGE, texture=TEXTURE, kind="object", **changed):
+def synthesized(count, foreground=FULL, image=IMAGE, texture=TEXTURE, **changed):
     return over_seeds(
         lambda example_seed: synthesis.synthesize(
             tf.constant(image),
-            tf.constant(foreground),
-            None if texture is None else tf.constant(texture),
+            lambda: tf.constant(foreground),
+            lambda: tf.constant(texture),
             example_seed,
-            kind=kind,
             **{**PAPER, **changed},
         ),
         count,
@@ -168,37 +171,108 @@ def test_mask_is_drawn_until_it_meets_a_small_foreground():
     assert (over_seeds(once, 80).max((1, 2, 3)) > 0).mean() < 0.3
 
 
-@pytest.mark.parametrize(
-    ("kind", "texture", "own_share"),
-    [
-        ("object", True, 0.5),
-        ("texture", True, 0.0),
-        ("object", False, 1.0),
-        ("texture", False, 1.0),
-    ],
-)
-def test_share_of_own_pieces(kind, texture, own_share, monkeypatch):
+@pytest.mark.parametrize("own_share", [0.0, 0.5, 1.0])
+def test_share_of_own_pieces(own_share, monkeypatch):
     # No op, so that a source shows where it comes from: the texture is flat, the image is not.
     monkeypatch.setattr(augment, "random_ops", lambda image, _: image)
-    flat = tf.fill([SIZE, SIZE, 3], tf.constant(9, tf.uint8)) if texture else None
-    sources = over_seeds(lambda s: synthesis.draw_source(tf.constant(IMAGE), flat, s, kind), 200)
+    flat = tf.fill([SIZE, SIZE, 3], tf.constant(9, tf.uint8))
+
+    def source_and_origin(s):
+        source = synthesis.draw_source(tf.constant(IMAGE), lambda: flat, s, own_share)
+        return source, synthesis.origin(s, own_share=own_share, blend_min=0.2, blend_max=0.8)["own"]
+
+    sources, said = over_seeds(source_and_origin, 200)
     own = (sources != 9).any((1, 2, 3))
+    np.testing.assert_array_equal(own, said)
     assert abs(own.mean() - own_share) < (0.17 if 0 < own_share < 1 else 1e-9)
     for source in sources[own]:  # nothing lost, everything moved by whole strips
         np.testing.assert_array_equal(np.sort(source, axis=None), np.sort(IMAGE, axis=None))
 
 
-@pytest.mark.parametrize("texture", [TEXTURE, None])
-def test_source_passes_the_ops_before_its_strips_move(texture, monkeypatch):
+@pytest.mark.parametrize("own_share", [0.0, 1.0])
+def test_source_passes_the_ops_before_its_strips_move(own_share, monkeypatch):
     monkeypatch.setattr(augment, "random_ops", lambda image, _: image // 2)
     source = synthesis.draw_source(
-        tf.constant(IMAGE), None if texture is None else tf.constant(texture), seed(1), "texture"
+        tf.constant(IMAGE), lambda: tf.constant(TEXTURE), seed(1), own_share
     )
-    if texture is None:
+    if own_share:
         moved = synthesis.rearrange_strips(tf.constant(IMAGE // 2), seed(1))
         np.testing.assert_array_equal(source, moved)
     else:
-        np.testing.assert_array_equal(source, texture // 2)
+        np.testing.assert_array_equal(source, TEXTURE // 2)
+
+
+def test_origin_says_what_the_example_is_made_of(fixed_source, monkeypatch):
+    result = synthesized(60, normal_share=0.0)
+    said = over_seeds(
+        lambda s: synthesis.origin(s, own_share=0.5, blend_min=0.2, blend_max=0.8), 60
+    )
+    x, source = IMAGE / 255.0, TEXTURE / 255.0
+    for image, mask, blend in zip(result["image"], result["mask"], said["blend"], strict=True):
+        expected = (1 - mask) * x + mask * ((1 - blend) * source + blend * x)
+        np.testing.assert_allclose(image, expected, atol=1e-6)
+    assert np.ptp(said["blend"]) > 0.4
+    # The ops: those that `random_ops` calls.
+    monkeypatch.undo()
+    called = []
+    recorders = tuple(
+        lambda image, seed, index=index: called.append(index) or image for index in range(10)
+    )
+    monkeypatch.setattr(augment, "RANDOM_OPS", recorders)
+    monkeypatch.setattr(augment, "_apply", augment._apply.python_function)
+    for index in range(5):
+        called.clear()
+        synthesis.draw_source(tf.constant(IMAGE), lambda: tf.constant(TEXTURE), seed(index), 0.5)
+        assert called == said["ops"][index].tolist()
+
+
+def test_a_normal_example_reads_neither_foreground_nor_texture():
+    def never():
+        return tf.numpy_function(lambda: 1 / 0, [], tf.uint8)
+
+    example = tf.function(
+        lambda: synthesis.synthesize(
+            tf.constant(IMAGE),
+            lambda: tf.ensure_shape(tf.cast(never(), tf.float32), FULL.shape),
+            lambda: tf.ensure_shape(never(), TEXTURE.shape),
+            seed(0),
+            **{**PAPER, "normal_share": 1.0},
+        ),
+        autograph=False,
+    )
+    assert example()["label"] == 0
+
+
+def test_anomaly_areas_are_those_of_the_definition(paper):
+    """The distribution of the anomalous share, against a slow implementation in NumPy."""
+    rng = np.random.default_rng(1)
+    expected = [slow_area(rng) for _ in range(300)]
+    areas = paper["mask"][paper["label"] > 0].mean((1, 2, 3))
+    assert scipy.stats.ks_2samp(areas, expected).pvalue > 1e-3
+
+
+def slow_area(rng):
+    """Share of anomalous pixels of one mask by the definition; drawn again while it is empty."""
+    periods = 2 ** rng.integers(0, 6, 2)
+    for _ in range(50):
+        angles = 2 * np.pi * rng.random(periods + 1)
+        row, column = np.meshgrid(*[np.arange(SIZE) * p / SIZE for p in periods], indexing="ij")
+        i, j = row.astype(int), column.astype(int)
+        v, u = row - i, column - j
+        noise = 0
+        for di in (0, 1):
+            for dj in (0, 1):
+                a = angles[i + di, j + dj]
+                dot = np.cos(a) * (v - di) + np.sin(a) * (u - dj)
+                noise += dot * fade(1 - abs(v - di)) * fade(1 - abs(u - dj))
+        turned = ndimage.rotate(noise * np.sqrt(2), rng.uniform(-90, 90), reshape=False, order=1)
+        if (turned > 0.5).any():
+            return (turned > 0.5).mean()
+    return 0.0
+
+
+def fade(t):
+    return 6 * t**5 - 15 * t**4 + 10 * t**3
 
 
 def test_strips_are_permuted():
@@ -233,23 +307,19 @@ def test_strips_need_a_divisible_size():
         synthesis.rearrange_strips(tf.zeros([36, 36, 3]), seed(0))
 
 
-def test_unknown_kind():
-    with pytest.raises(ValueError, match="'surface'"):
-        synthesized(1, kind="surface")
-
-
 def test_equal_seeds_give_equal_bits_whatever_the_threads():
     pictures = tf.constant(np.stack([IMAGE, TEXTURE]))
 
     def example(i):
         return synthesis.synthesize(
             pictures[i % 2],
-            tf.constant(FULL),
-            pictures[(i + 1) % 2],
+            lambda: tf.constant(FULL),
+            lambda: pictures[(i + 1) % 2],
             tf.stack([tf.constant(11, tf.int64), i]),
-            kind="object",
             **PAPER,
         )
+
+    example = tf.autograph.experimental.do_not_convert(example)
 
     def examples(threads):
         options = tf.data.Options()

@@ -297,7 +297,7 @@ def truncate(path):
 
 SPOILT = {
     "no such folder: {root}/disc": lambda f: f.rename(f.parent / "else"),
-    "no good pictures: {root}/disc/train/good": lambda f: [
+    "no good pictures in {root}/disc: looked into train/good": lambda f: [
         p.unlink() for p in (f / "train/good").iterdir()
     ],
     "{root}/disc has 7 good training pictures, fewer than train.batch_size=8": lambda f: [
