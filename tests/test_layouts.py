@@ -211,6 +211,10 @@ def test_categories(tmp_path):
         layouts.categories(tmp_path / "notes", "auto")
     with pytest.raises(ValueError, match="no such folder"):
         layouts.categories(tmp_path / "none", "auto")
+    with pytest.raises(ValueError, match=r"data\.layout=prepared"):
+        layouts.categories(tmp_path, "prepared")
+    assert layouts.chosen("all", tmp_path, "auto") == ["a", "b"]
+    assert layouts.chosen("b, c", tmp_path, "auto") == ["b", "c"]
 
 
 def test_pictures_that_nothing_uses_are_told(tmp_path, caplog):
