@@ -218,7 +218,9 @@ def test_categories(tmp_path):
 
 
 def test_pictures_that_nothing_uses_are_told(tmp_path, caplog):
-    touch(tmp_path / "p", "OK/1.png", "NG/1.png", "NG/2.png", "DISthresh/good/1.png")
+    touch(
+        tmp_path / "p", "OK/1.png", "NG/1.png", "NG/2.png", "DISthresh/good/1.png", "thresh/1.png"
+    )
     assert found(tmp_path / "p")[0] == "folder"
     warnings = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert warnings == [f"pictures that are not used: {tmp_path}/p/NG (2)"]
