@@ -26,6 +26,7 @@ FREE_IN_TRAINING = (
     "train.keep_checkpoints",
     "evaluate.",
     "data.cache_dir",
+    "data.memory_gib",
     "data.missing_masks",
 )
 # What must be the same to evaluate a trained model; the pictures may be others.

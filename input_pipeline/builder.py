@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import pathlib
 import re
@@ -132,6 +133,7 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
         config = self.builder_config
         if not config.folder:
             config = dataclasses.replace(config, folder=str(dl_manager.manual_dir))
+        self.info.metadata["folder"] = config.path.name
         self.info.metadata["records"] = [dataclasses.astuple(record) for record in config.records]
         splits = {s: [r for r in config.records if r.split == s] for s in SPLITS}
         return {s: self._generate_examples(config, rs) for s, rs in splits.items() if rs}
@@ -146,7 +148,7 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
             return {name: whole[name] for name in features}
 
         # Pillow and TensorFlow release the interpreter lock, so threads decode in parallel.
-        with concurrent.futures.ThreadPoolExecutor() as pool:
+        with concurrent.futures.ThreadPoolExecutor(multiprocessing.cpu_count()) as pool:
             for start in range(0, len(records), _CHUNK):
                 chunk = records[start : start + _CHUNK]
                 yield from enumerate(pool.map(example, chunk), start)
@@ -231,11 +233,17 @@ def find(
     """
     top = epath.Path(os.path.expanduser(cache_dir)) / AnomalyPictures.name
     pattern = PicturesConfig.stem(folder, image_size, resize, fit) + "*"
-    found = sorted(top.glob(f"{pattern}/{_VERSION}")) if top.exists() else []
+    paths = sorted(top.glob(f"{pattern}/{_VERSION}")) if top.exists() else []
+    # Names that differ in other than Latin letters and digits share a pattern.
+    built = [tfds.builder_from_directory(path) for path in paths]
+    found = [builder for builder in built if builder.info.metadata["folder"] == folder.name]
     if len(found) != 1:
-        names = ": " + ", ".join(path.parent.name for path in found) if found else ""
-        raise ValueError(f"{len(found)} prepared sets are {top / pattern}, need one{names}")
-    return _readable(tfds.builder_from_directory(found[0]))
+        names = [builder.data_path.parent.name for builder in found]
+        raise ValueError(
+            f"{len(found)} prepared sets of {folder.name} are {top / pattern}, need one"
+            f"{': ' * bool(names)}{', '.join(names)}"
+        )
+    return _readable(found[0])
 
 
 def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:

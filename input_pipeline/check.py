@@ -60,14 +60,15 @@ def check_category(config: configs.Config, category: str) -> tuple[list[Finding]
     seen = list(_read_all(folder, records, config))
     for one in seen:
         findings += [Finding(level, str(folder / file), text) for level, file, text in one.problems]
-    findings += _missing_masks(folder, records, config.data.missing_masks)
-    findings += _duplicates(folder, seen)
-    findings += _sizes(folder, seen)
-    findings += _counts(folder, records, config)
-    findings += [
-        Finding("warning", str(folder / place), f"{count} pictures are not used")
-        for place, count in (unused(folder, records).items() if name else ())
-    ]
+    if name:
+        findings += _missing_masks(folder, records, config.data.missing_masks)
+        findings += _duplicates(folder, seen)
+        findings += _sizes(folder, seen)
+        findings += _counts(folder, records, config)
+        for place, count in unused(folder, records).items():
+            findings.append(
+                Finding("warning", str(folder / place), f"its pictures are not used ({count})")
+            )
     return findings, f"{category}: {_summary(name, records, seen)}"
 
 
@@ -122,6 +123,8 @@ def _read(folder: pathlib.Path, record: Record, image_size: int, fit: str) -> Se
     if picture is not None:
         seen.size = f"{picture.shape[1]}x{picture.shape[0]}"
         seen.pixels = hashlib.sha256(seen.size.encode() + picture.tobytes()).digest()
+        if not record.split:  # it may be a mask
+            return seen
         if not np.ptp(picture, (0, 1)).any():
             seen.add("error", record.picture, f"one colour everywhere: {picture[0, 0].tolist()}")
         elif picture.max() < _DARK:
@@ -247,9 +250,7 @@ def main(config: configs.Config) -> int:
     """Print all findings and a line for each category; 1 where one is an error, else 0."""
     if config.data.layout == "prepared":
         raise ValueError("data.layout=prepared: check the pictures where they are")
-    names = [config.data.category]
-    if names == ["all"]:
-        names = layouts.categories(pathlib.Path(config.data.root), config.data.layout)
+    names = layouts.chosen(config.data.category, pathlib.Path(config.data.root), config.data.layout)
     findings = check_textures(config)
     print(*findings, sep="\n", end="\n" if findings else "")
     for name in names:
@@ -257,7 +258,7 @@ def main(config: configs.Config) -> int:
         print(*found, summary, sep="\n")
         findings += found
     counts = collections.Counter(finding.severity for finding in findings)
-    print(f"{counts['error']} errors, {counts['warning']} warnings")
+    print(f"errors: {counts['error']}, warnings: {counts['warning']}")
     return 1 if counts["error"] else 0
 
 

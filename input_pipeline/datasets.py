@@ -15,7 +15,8 @@ from jaxtyping import Bool, Int, Int32, UInt8
 from diffad_jax.config import DataConfig
 from input_pipeline import tfds_pictures
 from input_pipeline.builder import PicturesConfig, find, kind_of, prepare, records
-from input_pipeline.scan import GOOD
+from input_pipeline.layouts import LAYOUTS
+from input_pipeline.scan import GOOD, check_masks
 from input_pipeline.stored import Stored
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,9 @@ def builder_of(
       ValueError: as `builder.prepare`, or where data.layout is 'prepared' as `builder.find`.
     """
     if data.layout == "prepared":
-        return find(folder, image_size, data.resize, data.fit, data.cache_dir)
+        builder = find(folder, image_size, data.resize, data.fit, data.cache_dir)
+        check_masks(folder, LAYOUTS["folder"], records(builder, "test"), data.missing_masks)
+        return builder
     config = PicturesConfig(
         folder=str(folder),
         layout=layout,

@@ -72,7 +72,7 @@ def scan(folder: pathlib.Path, layout: Layout, missing_masks: str = "error") -> 
             records = [*_train(folder, layout), *_test(folder, layout)]
     except OSError as error:
         raise ValueError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
-    _check_masks(folder, layout, records, missing_masks)
+    check_masks(folder, layout, records, missing_masks)
     return records
 
 
@@ -229,7 +229,7 @@ def _from_table(folder: pathlib.Path, layout: Layout) -> list[Record]:
     return records
 
 
-def _check_masks(
+def check_masks(
     folder: pathlib.Path, layout: Layout, records: Iterable[Record], missing_masks: str
 ) -> None:
     """Raise ValueError where a defective picture has no mask, or another picture's."""

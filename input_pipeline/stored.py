@@ -31,15 +31,11 @@ class Stored:
         return len(self._rows)
 
     def __getitem__(
-        self, index: Int[np.ndarray, "k"] | Bool[np.ndarray, "n"] | slice
-    ) -> UInt8[np.ndarray, "m s s c"]:
+        self, index: Int[np.ndarray, "..."] | Bool[np.ndarray, "n"] | slice | int | np.integer
+    ) -> UInt8[np.ndarray, "... s s c"]:
         """The pictures at these places, in this order, read now."""
         rows = self._rows[index]
-        planes = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for place, row in enumerate(rows):
+        planes = np.empty((rows.size, *self.shape[1:]), self.dtype)
+        for place, row in enumerate(rows.flat):
             planes[place] = self._source[int(row)][self._plane]
-        return planes
-
-    def take(self, index: Int[np.ndarray, "k"]) -> "Stored":
-        """The pictures at these places as a set of its own; nothing is read."""
-        return Stored(self._source, self._plane, self.shape[1:], self._rows[index])
+        return planes.reshape(*rows.shape, *self.shape[1:])

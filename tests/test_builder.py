@@ -87,17 +87,36 @@ def test_a_host_without_the_pictures_reads_what_was_prepared(root, tmp_path, cap
     np.testing.assert_array_equal(again, stuff)
     with pytest.raises(ValueError, match="no such folder"):
         load(root, **how)
-    with pytest.raises(ValueError, match="0 prepared sets"):
+    with pytest.raises(ValueError, match="0 prepared sets of nut are"):
         load(root, **how | {"fit": "crop"}, layout="prepared")
+
+
+def test_prepared_pictures_without_masks_need_the_same_word(root):
+    (root / f"nut/ground_truth/große Delle/{sets.BAD}_mask.png").unlink()
+    load(root, missing_masks="ignore")
+    test = load(root, missing_masks="ignore", layout="prepared").test
+    assert test.has_mask.tolist() == [True, False]
+    with pytest.raises(ValueError, match="has no mask"):
+        load(root, layout="prepared")
 
 
 def test_two_states_of_a_folder_are_not_chosen_between(root):
     load(root)
     sets.save(root / "nut/train/good/new.png", sets.picture("new"))
     load(root)
-    with pytest.raises(ValueError, match="2 prepared sets are") as error:
+    with pytest.raises(ValueError, match="2 prepared sets of nut are") as error:
         load(root, layout="prepared")
     assert one_line(error).count("nut-32-bilinear-stretch-") == 3  # the pattern and both
+
+
+def test_names_that_look_alike_in_the_cache_are_told_apart(root):
+    sets.make(root, "mvtec", "ä")
+    for name in ("ä", "ö"):
+        sets.save(root / name / "train/good/new.png", sets.picture(name))
+        datasets.builder_of(root / name, "auto", options(root), sets.SIZE)
+    data = sets.options(root, "ö", layout="prepared")
+    images = datasets.load_category(data, sets.SIZE).train.images
+    np.testing.assert_array_equal(images, sets.picture("ö")[None])
 
 
 def test_shards_of_another_format_are_named(root):
