@@ -16,13 +16,14 @@ import jax
 import numpy as np
 from etils import epath
 
+import diffad_jax
 from diffad_jax import curves, gallery, metrics, report
 from diffad_jax.config import Config
 from diffad_jax.document import Html, document, element, join, table
 from diffad_jax.threshold import Threshold
 from diffad_jax.workdir import write as write_file
 
-PACKAGES = ("diffad_jax", "jax", "jaxlib", "flax", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 WEIGHTS = {"ema": "averaged weights (EMA)", "raw": "raw weights"}
 MEASURES = (
     ("auroc", "AUROC"),
@@ -299,7 +300,8 @@ def _setting(config: Config) -> Iterator[Html]:
     """The configuration, folded, and what the evaluation ran on."""
     yield _heading("configuration", "Configuration and versions")
     devices = jax.devices()
-    versions = [[name, _version(name)] for name in PACKAGES]
+    versions = [["diffad_jax", diffad_jax.__version__]]
+    versions += [[name, importlib.metadata.version(name)] for name in PACKAGES]
     versions.append(["Python", platform.python_version()])
     versions.append(["device", f"{len(devices)} × {devices[0].device_kind}"])
     yield table("Versions", ["", "version"], versions, style="words")
@@ -314,13 +316,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", repr(value)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed as a package"
 
 
 def _heading(anchor: str, name: str, level: str = "h2") -> Html:

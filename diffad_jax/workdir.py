@@ -45,6 +45,7 @@ FREE_IN_TRAINING = (
     "evaluate.",
     "predict.",
     "data.cache_dir",
+    "data.memory_gib",
     "data.missing_masks",
 )
 # What must be the same to evaluate a trained model; the pictures may be others.

@@ -45,6 +45,7 @@ def test_every_configuration_is_valid(source):
         ({"data__root": ""}, "data.root empty"),
         ({"data__normal_share": 1.5}, "data.normal_share=1.5 [0, 1]"),
         ({"data__blend_min": 0.9}, "data.blend_min 0.9, 0.8"),
+        ({"data__memory_gib": -1.0}, "data.memory_gib=-1.0 negative"),
         ({"train__batch_size": 0}, "train.batch_size=0 positive"),
         ({"train__log_every": 0}, "train.log_every=0 positive"),
         ({"train__evaluate_every": -1}, "train.evaluate_every=-1 negative"),
