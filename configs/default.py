@@ -62,13 +62,11 @@ def get_config() -> ml_collections.ConfigDict:
                 "root": "data/mvtec",  # the folder that holds the categories
                 "category": "bottle",  # all, or NAME,NAME,...: many at once, a process each
                 # How the category's folder is arranged: auto looks; folder (your own), mvtec (MPDD
-                # too), visa, dagm; visa_csv and dagm_raw (as downloaded); or prepared: read from
-                # cache_dir alone, as on a host without the pictures.
+                # too), visa, visa_csv, dagm, dagm_raw (the last two of each: as downloaded); or
+                # prepared: read from cache_dir alone, as on a host without the pictures.
                 "layout": "auto",
                 "kind": "auto",  # object, texture, or auto: by the category's name
-                # Anomaly sources: a folder, tfds:dtd, or "": the picture's own pieces and
-                # procedural textures.
-                "textures": "data/dtd/images",
+                "textures": "data/dtd/images",  # anomaly sources; "": the picture's own pieces
                 "cache_dir": "~/.cache/diffad_jax",  # prepared pictures; local or gs://
                 "resize": "bilinear",  # as the authors resize, or antialias
                 "fit": "stretch",  # to a square, as the authors; or crop (the middle), or pad

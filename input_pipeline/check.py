@@ -250,9 +250,7 @@ def main(config: configs.Config) -> int:
     """Print all findings and a line for each category; 1 where one is an error, else 0."""
     if config.data.layout == "prepared":
         raise ValueError("data.layout=prepared: check the pictures where they are")
-    names = [config.data.category]
-    if names == ["all"]:
-        names = layouts.categories(pathlib.Path(config.data.root), config.data.layout)
+    names = layouts.chosen(config.data.category, pathlib.Path(config.data.root), config.data.layout)
     findings = check_textures(config)
     print(*findings, sep="\n", end="\n" if findings else "")
     for name in names:

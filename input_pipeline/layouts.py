@@ -154,8 +154,10 @@ def categories(root: pathlib.Path, layout: str) -> list[str]:
     A folder is one where good training pictures are found in it.
 
     Raises:
-      ValueError: no such folder, or no category in it.
+      ValueError: no such folder, or no category in it; or the layout is 'prepared'.
     """
+    if layout == "prepared":
+        raise ValueError("data.layout=prepared has no folders to look at: name one data.category")
     root = pathlib.Path(root).expanduser()
     if not root.is_dir():
         raise ValueError(f"no such folder: {root}")
@@ -166,6 +168,13 @@ def categories(root: pathlib.Path, layout: str) -> list[str]:
             f"no category in {root}: none of its {len(folders)} folders has good pictures"
         )
     return found
+
+
+def chosen(category: str, root: pathlib.Path, layout: str) -> list[str]:
+    """The categories that `data.category` names: 'all', or one or more with commas between."""
+    if category == "all":
+        return categories(root, layout)
+    return [name.strip() for name in category.split(",") if name.strip()]
 
 
 def _is_category(folder: pathlib.Path, layout: str) -> bool:

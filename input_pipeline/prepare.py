@@ -15,9 +15,7 @@ from input_pipeline import cli, datasets, layouts
 def main(config: Config) -> int:
     """Prepare the category (or all) and the textures, and print where they lie."""
     data, size = config.data, config.model.image_size
-    names = [data.category]
-    if names == ["all"]:
-        names = layouts.categories(pathlib.Path(data.root), data.layout)
+    names = layouts.chosen(data.category, pathlib.Path(data.root), data.layout)
     for name in names:
         folder = pathlib.Path(data.root).expanduser() / name
         print(datasets.builder_of(folder, data.layout, data, size).data_path)

@@ -133,7 +133,12 @@ def _place(folder: pathlib.Path, path: str) -> pathlib.Path:
 
 def unused(folder: pathlib.Path, records: Iterable[Record]) -> dict[str, int]:
     """Folders of a category with pictures that are in no record, and how many."""
-    used = {os.path.normpath(f) for r in records for f in (r.picture, r.mask, r.foreground) if f}
+    used = {
+        os.path.normpath(f)
+        for r in (*records, *parts(folder))
+        for f in (r.picture, r.mask, r.foreground)
+        if f
+    }
     places = (
         _relative(f.parent, folder)
         for f in pictures_under(folder, True)

@@ -211,10 +211,16 @@ def test_categories(tmp_path):
         layouts.categories(tmp_path / "notes", "auto")
     with pytest.raises(ValueError, match="no such folder"):
         layouts.categories(tmp_path / "none", "auto")
+    with pytest.raises(ValueError, match=r"data\.layout=prepared"):
+        layouts.categories(tmp_path, "prepared")
+    assert layouts.chosen("all", tmp_path, "auto") == ["a", "b"]
+    assert layouts.chosen("b, c", tmp_path, "auto") == ["b", "c"]
 
 
 def test_pictures_that_nothing_uses_are_told(tmp_path, caplog):
-    touch(tmp_path / "p", "OK/1.png", "NG/1.png", "NG/2.png", "DISthresh/good/1.png")
+    touch(
+        tmp_path / "p", "OK/1.png", "NG/1.png", "NG/2.png", "DISthresh/good/1.png", "thresh/1.png"
+    )
     assert found(tmp_path / "p")[0] == "folder"
     warnings = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert warnings == [f"pictures that are not used: {tmp_path}/p/NG (2)"]
