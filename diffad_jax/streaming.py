@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, UInt32
 
 from diffad_jax import metrics
 
-PENDING = 2**21  # pixels kept as they are before neighbours are joined
+PENDING = 2**20  # pixels kept as they are before neighbours are joined
 SHARE = 2.0**-13
 _BITS = 4  # that one level of joining takes off the score
 _SIGN = np.uint32(0x80000000)

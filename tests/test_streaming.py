@@ -14,7 +14,7 @@ CLOSE = 5e-4
 
 @pytest.fixture
 def joining(monkeypatch):
-    """Neighbours are joined after every few pictures, as they are after 2 million pixels."""
+    """Neighbours are joined after every few pictures, as they are after a million pixels."""
     monkeypatch.setattr(streaming, "PENDING", 4000)
 
 
