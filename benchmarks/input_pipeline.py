@@ -50,46 +50,55 @@ def main(_) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     config = configs.parse(_CONFIG.value)
-    if _MEMORY.value:
-        print(json.dumps(memory(config)))
-        return
-    result, category, textures = speed(config)
-    print(json.dumps(result))
-    table(category, textures, config, result["image_ms"])
+    # A cache of its own, else the preparation would be found done.
+    with tempfile.TemporaryDirectory() as cache:
+        data = dataclasses.replace(config.data, cache_dir=cache)
+        config = dataclasses.replace(config, data=data)
+        if _MEMORY.value:
+            print(json.dumps(memory(config)))
+            return
+        category, textures, beginning = first_epoch(config)
+        steady = steady_state(category, textures, config)
+        memory_used = {"peak_process_gib": round(_peak_gib(), 2)}
+        print(json.dumps(steady | beginning | memory_used))
+        table(category, textures, config, steady["image_ms"])
 
 
-def speed(config: configs.Config):
-    """(figures, category, textures)."""
+def first_epoch(config: configs.Config):
+    """(category, textures, figures): preparation and the first batch."""
+    size = config.model.image_size
+    start, start_wall = time.process_time(), time.perf_counter()
+    category = datasets.load_category(config.data, size)
+    prepared = time.process_time() - start
+    textures = datasets.load_textures(config.data, size)
+    before, before_wall = time.process_time(), time.perf_counter()
+    next(pipeline.numpy_batches(category, textures, config, start_step=0))
+    pictures = sum(len(s.names) for s in (category.train, category.test, category.held_out))
+    figures = {
+        "prepare_ms_a_picture": round(1e3 * prepared / pictures, 1),
+        "first_batch_cpu_s": round(time.process_time() - before, 2),
+        "first_batch_wall_s": round(time.perf_counter() - before_wall, 2),
+        "from_nothing_to_first_batch_wall_s": round(time.perf_counter() - start_wall, 2),
+    }
+    return category, textures, figures
+
+
+def steady_state(category: datasets.Category, textures, config: configs.Config) -> dict:
+    """Figures of training images against decodes."""
     try:
         import cv2
     except ImportError:
         sys.exit("cv2 is missing: pip install opencv-python-headless")
     cv2.setNumThreads(1)
-    size = config.model.image_size
-    # A cache of its own, else the preparation would be found done.
-    with tempfile.TemporaryDirectory() as cache:
-        data = dataclasses.replace(config.data, cache_dir=cache)
-        config = dataclasses.replace(config, data=data)
-        start, start_wall = time.process_time(), time.perf_counter()
-        category = datasets.load_category(data, size)
-        prepared = time.process_time() - start
-        textures = datasets.load_textures(data, size)
-        before, before_wall = time.process_time(), time.perf_counter()
-        batches = pipeline.numpy_batches(category, textures, config, start_step=0)
-        next(batches)
-        first = time.process_time() - before
-        first_wall = time.perf_counter() - before_wall
-        all_wall = time.perf_counter() - start_wall
-        del batches
-        files = [str(pathlib.Path(category.folder) / name) for name in category.train.names]
-        decodes, images, labels = [], [], []
-        for turn in range(_ROUNDS.value):
-            decodes.append(_cpu(lambda: [cv2.imread(file) for file in files]) / len(files))
-            images.append(_steady(category, textures, config, turn, labels))
+    files = [str(pathlib.Path(category.folder) / name) for name in category.train.names]
+    decodes, images, labels = [], [], []
+    for turn in range(_ROUNDS.value):
+        decodes.append(_cpu(lambda: [cv2.imread(file) for file in files]) / len(files))
+        images.append(_steady(category, textures, config, turn, labels))
     decode, image = statistics.median(decodes), statistics.median(images)
     height, width = cv2.imread(files[0]).shape[:2]
-    result = {
-        "image_size": size,
+    return {
+        "image_size": config.model.image_size,
         "kind": category.kind,
         "pictures": len(files),
         "picture_size": f"{width}x{height}",
@@ -100,14 +109,7 @@ def speed(config: configs.Config):
         "ratio_of_each_round": [round(i / d, 3) for i, d in zip(images, decodes, strict=True)],
         "images_per_s_and_core": round(1 / image, 1),
         "anomalous_share": round(float(np.mean(labels)), 3),
-        "prepare_ms_a_picture": round(1e3 * prepared / len(files), 1),
-        "prepare_in_imreads": round(prepared / len(files) / decode, 2),
-        "first_batch_cpu_s": round(first, 2),
-        "first_batch_wall_s": round(first_wall, 2),
-        "from_nothing_to_first_batch_wall_s": round(all_wall, 2),
-        "peak_process_gib": round(_peak_gib(), 2),
     }
-    return result, category, textures
 
 
 def _steady(category, textures, config: configs.Config, turn: int, labels: list[float]) -> float:
@@ -203,12 +205,9 @@ def memory(config: configs.Config) -> dict[str, float]:
     category = datasets.Category(train, train, train, "object", "random")
     textures = pictures(TEXTURES)
     before = _peak_gib()
-    with tempfile.TemporaryDirectory() as cache:
-        data = dataclasses.replace(config.data, cache_dir=cache)
-        config = dataclasses.replace(config, data=data)
-        batches = pipeline.numpy_batches(category, textures, config, start_step=0)
-        for _ in range(5):
-            next(batches)
+    batches = pipeline.numpy_batches(category, textures, config, start_step=0)
+    for _ in range(5):
+        next(batches)
     return {
         "image_size": size,
         "pictures": n,
