@@ -1,4 +1,4 @@
-# make quickstart   set up, make pictures, train, evaluate, show where the results are
+# make quickstart   set up, make pictures, train, evaluate, show where the report is
 # make test         set up, check style, run the tests
 PYTHON ?= python3
 VENV := .venv
@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/run.stamp
 	$(BIN)/python -m input_pipeline.product_photos --output data/quickstart
 	$(BIN)/python -m diffad_jax.main --config configs/quickstart.py --workdir runs/quickstart
-	@echo "Pictures: $$(ls -d runs/quickstart/eval/*/ | sort -V | tail -n 1)grid.png"
+	@echo "Open $$(ls -d runs/quickstart/eval/*/ | sort -V | tail -n 1)report.html"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
