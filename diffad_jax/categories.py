@@ -10,7 +10,6 @@ WORKDIR/comparison.*          the last evaluation of each, and the mean
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import logging
@@ -45,8 +44,13 @@ import jax
 devices = jax.local_devices()
 print(devices[0].platform, len({tuple(getattr(d, "coords", None) or (d.id,)) for d in devices}))
 """
-
-_LIBC = ctypes.CDLL(None)
+# Has the kernel send SIGTERM to a process when this one is gone, even killed; then becomes it. (Not
+# between fork and exec: code that runs there can deadlock in a process with threads.)
+TETHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 @dataclasses.dataclass
@@ -214,21 +218,16 @@ def _start(job: Job, slot: int, platform: str, command: list[str]) -> None:
     job.slot, job.state, job.starts = slot, "running", job.starts + 1
     job.log.parent.mkdir(parents=True, exist_ok=True)
     own = [f"--config.data.category={job.name}", f"--workdir={job.workdir}", "--num_processes=1"]
+    tether = [sys.executable, "-c", TETHER] if sys.platform == "linux" else []
     with open(job.log, "a") as log:
         job.process = subprocess.Popen(
-            [*command, *own],
+            [*tether, *command, *own],
             env=os.environ | pinned(platform, slot, os.environ),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C reaches this process, which passes it on
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
-
-
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent is gone, even killed."""
-    _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _ended(job: Job, mode: str, stopping: bool) -> bool:

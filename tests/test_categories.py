@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import pathlib
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -97,6 +99,34 @@ def test_a_process_that_is_killed_again_and_again_fails(data, tmp_path, monkeypa
     assert "b: ended with code -9: started" in caplog.text
     for name in ("a", "b"):
         assert (tmp_path / "runs" / name / "log.txt").read_text() == "started\n" * 3
+
+
+KILLED_PARENT = """
+import os, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], "sleep", "60"], stdout=sys.stderr)
+print(child.pid, flush=True)
+while open(f"/proc/{child.pid}/comm").read() != "sleep\\n":
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing ties them")
+def test_processes_end_with_a_killed_supervisor():
+    command = [sys.executable, "-c", KILLED_PARENT, categories.TETHER]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert result.returncode == -signal.SIGKILL
+
+    def lives():
+        try:
+            return " Z " not in pathlib.Path(f"/proc/{int(result.stdout)}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    waited = time.monotonic()
+    while lives():
+        assert time.monotonic() - waited < 30
+        time.sleep(0.05)
 
 
 def test_names(data):
