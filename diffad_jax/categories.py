@@ -240,9 +240,9 @@ def _ended(job: Job, mode: str, stopping: bool) -> bool:
         known = progress(job.workdir, 1)
         whole = mode == "evaluate" or known.get("step", -1) == known.get("total")
         job.state = "done" if whole else "stopped"
-    elif job.told and code == -signal.SIGTERM:  # before there was anything to save
+    elif code < 0 and stopping:  # by us before there was anything to save, or by whatever stops us
         job.state = "stopped"
-    elif code < 0 and job.starts <= RESTARTS and not stopping:
+    elif code < 0 and job.starts <= RESTARTS:
         logger.warning("%s: killed by signal %d, started again", job.name, -code)
         job.state = "waiting"
     else:
