@@ -21,7 +21,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             name = argument.partition("=")[0].lstrip("-")
             if name.startswith("config."):
                 configs.check_key(name.removeprefix("config."))
-        return app.parse_flags_with_usage(with_config(argv))
+        return app.parse_flags_with_usage(config_first(with_config(argv)))
     except (ValueError, OSError) as error:  # OSError: an override of a file that is not there
         sys.exit(f"ValueError: {' '.join(str(error).split())}")
 
@@ -44,6 +44,19 @@ def with_config(argv: list[str]) -> list[str]:
         return argv
     workdirs.read_config(workdir)
     return [argv[0], f"--config={workdirs.__file__}:{workdir}", *argv[1:]]
+
+
+def config_first(argv: list[str]) -> list[str]:
+    """The arguments with --config before its overrides, which mean nothing without it."""
+    first, rest, words = [], [], iter(argv[1:])
+    for word in words:
+        if word in ("--config", "-config"):
+            first += [word, *(value for value in [next(words, None)] if value is not None)]
+        elif word.startswith(("--config=", "-config=")):
+            first.append(word)
+        else:
+            rest.append(word)
+    return [*argv[:1], *first, *rest]
 
 
 def given(argv: list[str], name: str) -> str | None:

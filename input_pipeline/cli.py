@@ -8,6 +8,7 @@ import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
+from diffad_jax import command_line
 from diffad_jax import config as configs
 
 
@@ -31,16 +32,4 @@ def run(program: Callable[[configs.Config], int]) -> None:
         except (ValueError, OSError) as error:
             sys.exit(f"ValueError: {' '.join(str(error).split())}")
 
-    app.run(main, flags_parser=_parse)
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """Parse the flags; a misspelt config key is a line that names the nearest one."""
-    try:
-        for argument in argv[1:]:
-            name = argument.partition("=")[0].lstrip("-")
-            if name.startswith("config."):
-                configs.check_key(name.removeprefix("config."))
-        return app.parse_flags_with_usage(argv)
-    except (ValueError, OSError) as error:
-        sys.exit(f"ValueError: {' '.join(str(error).split())}")
+    app.run(main, flags_parser=command_line.parse_flags)

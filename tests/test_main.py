@@ -177,3 +177,11 @@ def test_what_a_mode_needs_is_one_line(tmp_path, arguments, line):
 )
 def test_arguments_are_found_before_they_are_parsed(argv, value):
     assert command_line.given(["main.py", *argv], "mode") == value
+
+
+@pytest.mark.parametrize("config", [["--config", "FILE"], ["--config=FILE"]])
+def test_overrides_may_stand_before_the_configuration(config):
+    argv = ["main", "--config.seed=1", "--workdir", "w", *config, "--config.data.root=r", "--mode"]
+    expected = ["main", *config, "--config.seed=1", "--workdir", "w", "--config.data.root=r"]
+    assert command_line.config_first(argv) == [*expected, "--mode"]
+    assert command_line.config_first(["main", "--config"]) == ["main", "--config"]
