@@ -21,7 +21,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             name = argument.partition("=")[0].lstrip("-")
             if name.startswith("config."):
                 configs.check_key(name.removeprefix("config."))
-        return app.parse_flags_with_usage(config_first(with_config(argv)))
+        sys.argv = config_first(with_config(argv))  # where the overrides are looked for
+        return app.parse_flags_with_usage(sys.argv)
     except (ValueError, OSError) as error:  # OSError: an override of a file that is not there
         sys.exit(f"ValueError: {' '.join(str(error).split())}")
 

@@ -62,8 +62,11 @@ def test_a_configuration_file_that_is_not_there(tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_unusable_pictures_are_one_line(run, tmp_path):
-    result = run()
+def test_unusable_pictures_are_one_line(tmp_path):
+    command = folders.command(tmp_path / "data", tmp_path / "run")
+    at = command.index("--config")
+    command += [command.pop(at), command.pop(at)]  # the overrides may come first
+    result = folders.call(command, tmp_path / "compiled")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1] == f"ValueError: no such folder: {tmp_path}/data/disc"
 
