@@ -36,12 +36,14 @@ def run(workdir, data, signals=None, pause=0.0, **changes):
     batches = pipeline.numpy_batches
 
     def interrupted(*args, start_step, **kwargs):
-        source = batches(*args, start_step=start_step, **kwargs)
+        source, wait = batches(*args, start_step=start_step, **kwargs), pause
         for step, batch in enumerate(source, start_step + 1):
             for name, at in (signals or {}).items():
                 if at == step:
                     os.kill(os.getpid(), getattr(signal, name))
-            time.sleep(pause)
+                    # JAX looks once a second whether a process of several was told to stop.
+                    wait = 0.5 if jax.process_count() > 1 else pause
+            time.sleep(wait)
             yield batch
 
     with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from input_pipeline import check, cli
+from diffad_jax import command_line
+from input_pipeline import check
 from tests import folders, helpers, sets
 
 
@@ -176,7 +177,7 @@ def test_a_misspelt_key_is_one_line():
     with pytest.raises(
         SystemExit, match=r"^ValueError: unknown config key data\.rot: did you mean"
     ):
-        cli._parse(arguments)
+        command_line.parse_flags(arguments)
 
 
 def test_prepared_shards_have_no_files_to_check(root):
