@@ -6,8 +6,6 @@ python -m benchmarks.inference --config configs/default.py --batches 1,16,64 \
 As `benchmarks.train_step`; the batch size is `train.batch_size` here too.
 """
 
-import json
-
 import jax
 import numpy as np
 from absl import app, flags
@@ -18,15 +16,6 @@ from diffad_jax import profiling, sharding, steps, train_state
 from diffad_jax.config import Config
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-
-
-def main(_) -> None:
-    """One row, or all."""
-    if not flags.FLAGS.row:
-        sweep.run("benchmarks.inference", "infer")
-        return
-    config = sweep.configured(_CONFIG.value, flags.FLAGS.row)
-    print(json.dumps(row(config, flags.FLAGS.steps)))
 
 
 def row(config: Config, count: int) -> dict:
@@ -61,4 +50,4 @@ def row(config: Config, count: int) -> dict:
 if __name__ == "__main__":
     sweep.define_flags("float32,bfloat16", "16")
     flags.mark_flags_as_required(["config"])
-    app.run(main)
+    app.run(lambda _: sweep.main("benchmarks.inference", "infer", _CONFIG.value, row))

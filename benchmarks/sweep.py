@@ -51,6 +51,14 @@ def define_flags(variants: str, batches: str) -> None:
     flags.DEFINE_string("row", "", "Measure this variant only, in this process (used inside).")
 
 
+def main(module: str, task: str, config, row: Callable[[configs.Config, int], dict]) -> None:
+    """Print one row (`--row`), or measure all."""
+    if flags.FLAGS.row:
+        print(json.dumps(row(configured(config, flags.FLAGS.row), flags.FLAGS.steps)))
+    else:
+        run(module, task)
+
+
 def run(module: str, task: str) -> None:
     """Measure every variant at every batch size; print each row, then the table."""
     given, rows = flags.FLAGS, []

@@ -8,7 +8,6 @@ product reaches in the same process. Inputs are random pictures; TensorFlow is n
 """
 
 import functools
-import json
 
 import jax
 from absl import app, flags
@@ -19,15 +18,6 @@ from diffad_jax import optim, profiling, sharding, steps, train_state
 from diffad_jax.config import Config
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-
-
-def main(_) -> None:
-    """One row, or all."""
-    if not flags.FLAGS.row:
-        sweep.run("benchmarks.train_step", "train")
-        return
-    config = sweep.configured(_CONFIG.value, flags.FLAGS.row)
-    print(json.dumps(row(config, flags.FLAGS.steps)))
 
 
 def row(config: Config, count: int) -> dict:
@@ -68,4 +58,4 @@ def row(config: Config, count: int) -> dict:
 if __name__ == "__main__":
     sweep.define_flags("float32,bfloat16", "16")
     flags.mark_flags_as_required(["config"])
-    app.run(main)
+    app.run(lambda _: sweep.main("benchmarks.train_step", "train", _CONFIG.value, row))
