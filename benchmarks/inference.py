@@ -1,7 +1,7 @@
 """Speed, MFU and peak memory of inference: pictures in, anomaly maps and scores out.
 
 python -m benchmarks.inference --config configs/default.py --batches 1,16,64 \
-    --variants float32,bfloat16 --torch eager,best
+    --variants float32,bfloat16 --torch eager,best --breakdown
 
 As `benchmarks.train_step`; the batch size is `train.batch_size` here too.
 """
@@ -29,10 +29,14 @@ def row(config: Config, count: int) -> dict:
     index = np.arange(config.train.batch_size, dtype=np.int32)
     inputs = (variables, batch["image"], jax.device_put(index, sharding.split(mesh)), key)
 
-    step = steps.jit_evaluate_step(train_state.define(config.model), config, mesh)
-    lowered = step.lower(*inputs)
+    jitted = steps.jit_evaluate_step(train_state.define(config.model), config, mesh)
+    lowered = jitted.lower(*inputs)
     compiled, compile_seconds = sweep.timed(lowered.compile)
-    timing = sweep.measure(lambda: jax.block_until_ready(compiled(*inputs)), count)
+
+    def step():
+        jax.block_until_ready(compiled(*inputs))
+
+    timing = sweep.measure(step, count)
     used, predicted = sweep.peak_gib(), profiling.step_bytes(compiled)
     return {
         "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
@@ -44,6 +48,7 @@ def row(config: Config, count: int) -> dict:
         "predicted_gib": round(predicted / 2**30, 2) if predicted else None,
         "flops": (lowered.cost_analysis() or {}).get("flops"),
         "peak_flops": sweep.peak_flops(),
+        **sweep.profiled(compiled, step),
     }
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from benchmarks import breakdown
 from diffad_jax import config as configs
 from diffad_jax import profiling
 
@@ -48,6 +49,7 @@ def define_flags(variants: str, batches: str) -> None:
     flags.DEFINE_list("batches", batches, "Batch sizes.")
     flags.DEFINE_list("torch", "", "Also PyTorch: eager (as the authors run), best. Needs torch.")
     flags.DEFINE_integer("steps", 5, "Timed steps of each row.", lower_bound=1)
+    flags.DEFINE_bool("breakdown", False, "Also say where our steps' time goes, by a trace.")
     flags.DEFINE_string("row", "", "Measure this variant only, in this process (used inside).")
 
 
@@ -69,7 +71,8 @@ def run(module: str, task: str) -> None:
             f"--steps={given.steps}",
         ]
         for variant in given.variants:
-            rows.append(child(module, [f"--row={variant}", *common], "jax", variant, batch))
+            arguments = [f"--row={variant}", f"--breakdown={given.breakdown}", *common]
+            rows.append(child(module, arguments, "jax", variant, batch))
         for mode in given.torch:
             arguments = [f"--task={task}", f"--mode={mode}", *common]
             rows.append(child("benchmarks.torch_peer", arguments, "torch", mode, batch))
@@ -79,6 +82,10 @@ def run(module: str, task: str) -> None:
             speed = known[0]["flops"] / (row["step_ms"] / 1e3)
             row["mfu"] = round(speed / known[0]["peak_flops"], 3)
     print(table(rows))
+    for row in rows:
+        if "breakdown" in row:
+            print(f"\n{row['variant']}, batch {row['batch_size']}:\n")
+            print(breakdown.table(row["breakdown"]))
 
 
 def config_arguments() -> Iterator[str]:
@@ -133,6 +140,11 @@ def measure(function: Callable[[], object], steps: int) -> dict[str, float]:
         "fastest_ms": round(1e3 * min(seconds), 2),
         "slowest_ms": round(1e3 * max(seconds), 2),
     }
+
+
+def profiled(compiled: jax.stages.Compiled, step: Callable[[], object]) -> dict[str, dict]:
+    """Where the step's time goes, if that is asked for."""
+    return {"breakdown": breakdown.measure(compiled, step)} if flags.FLAGS.breakdown else {}
 
 
 def timed(function: Callable[[], object]) -> tuple[object, float]:

@@ -1,7 +1,7 @@
 """Speed, MFU and peak memory of one training step, by batch size and precision.
 
 python -m benchmarks.train_step --config configs/default.py --batches 1,4,16,64 \
-    --variants float32,bfloat16,bfloat16+norms --torch eager,best
+    --variants float32,bfloat16,bfloat16+norms --torch eager,best --breakdown
 
 MFU: the step's FLOPs (counted by XLA, nothing twice) over its time and over what a large matrix
 product reaches in the same process. Inputs are random pictures; TensorFlow is not needed.
@@ -52,6 +52,7 @@ def row(config: Config, count: int) -> dict:
         "peak_gib": used,
         "predicted_gib": round(predicted / 2**30, 2) if predicted else None,
         **({"flops": flops, "peak_flops": sweep.peak_flops()} if flops else {}),
+        **sweep.profiled(compiled, step),
     }
 
 

@@ -72,6 +72,7 @@ TrainStep = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, dict[s
 EvaluateStep = Callable[[Variables, Array, Array, PRNGKeyArray], Judgement]
 
 
+@jax.named_scope("draws")
 def draw_training(key: PRNGKeyArray, image: Float[Array, "b h w 3"], config: Config) -> Draws:
     """t_s uniform in [0, train_split), t_b in [train_split, train_end), independent noises."""
     d, count = config.diffusion, image.shape[0]
@@ -84,6 +85,7 @@ def draw_training(key: PRNGKeyArray, image: Float[Array, "b h w 3"], config: Con
     )
 
 
+@jax.named_scope("draws")
 def draw_evaluation(
     key: PRNGKeyArray, index: Int[Array, " b"], image: Float[Array, "b h w 3"], config: Config
 ) -> Draws:
@@ -197,16 +199,23 @@ def update(
     gradients, metrics, batch_stats = _gradients(
         state.variables, batch, draws, networks, config, dropout_key
     )
-    for name, gradient in gradients.items():
-        metrics[f"{name}_gradient_norm"] = optax.tree.norm(gradient)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.variables.params)
-    variables = Variables(optax.apply_updates(state.variables.params, updates), batch_stats)
+    with jax.named_scope("optimizer"):
+        for name, gradient in gradients.items():
+            metrics[f"{name}_gradient_norm"] = optax.tree.norm(gradient)
+        params = state.variables.params
+        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
+        variables = Variables(optax.apply_updates(params, updates), batch_stats)
+        ema = _average(state, variables, config.train.ema_decay)
+    return TrainState(state.step + 1, variables, opt_state, ema), metrics
+
+
+def _average(state: TrainState, variables: Variables, decay: float) -> Variables:
+    """The moving average after a step that ends at `variables`."""
     # A young average forgets faster, else it would keep the initialisation for 1/(1-decay) steps.
-    decay = jnp.minimum(config.train.ema_decay, (1 + state.step) / (10 + state.step))
-    ema = jax.tree.map(
+    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(
         lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.ema, variables
     )
-    return TrainState(state.step + 1, variables, opt_state, ema), metrics
 
 
 def _gradients(variables, batch, draws, networks, config, dropout_key):

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 
 from diffad_jax.config import ModelConfig
 
-EPSILON = 1e-5  # of every GroupNorm and BatchNorm
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of inputs and parameters
 
 

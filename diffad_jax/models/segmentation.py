@@ -1,51 +1,17 @@
 """The segmentation network: picture and repaint in, anomaly map out. NHWC."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from diffad_jax.config import ModelConfig
-from diffad_jax.models.layers import EPSILON, at_least_float32, compute_dtype, conv
+from diffad_jax.models.layers import at_least_float32, compute_dtype, conv
+from diffad_jax.models.norms import BatchNorm
 
-MOMENTUM = 0.9  # share of the old running statistics that stays; PyTorch calls it momentum 0.1
 ENCODER_WIDTHS = (1, 2, 4, 8, 8, 8)  # times the base width
 DECODER_WIDTHS = (8, 4, 2, 1, 1)
-
-
-class BatchNorm(nnx.Module):
-    """BatchNorm as PyTorch's: the running variance is unbiased, n / (n - 1), which Flax's is not.
-
-    The statistics are plain means over the batch axis: of the global batch, under jit with a
-    sharded batch. They are computed in at least float32; the result has the input's dtype.
-    """
-
-    def __init__(self, channels: int):
-        self.scale = nnx.Param(jnp.ones((channels,)))
-        self.bias = nnx.Param(jnp.zeros((channels,)))
-        self.mean = nnx.BatchStat(jnp.zeros((channels,)))
-        self.var = nnx.BatchStat(jnp.ones((channels,)))
-
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        """`train`: normalise by the batch's statistics and update the running ones."""
-        values = at_least_float32(x)
-        if train:
-            mean = values.mean(axis=(0, 1, 2))
-            var = jnp.square(values - mean[None, None, None, :]).mean(axis=(0, 1, 2))
-            n = x.size // x.shape[-1]
-            _update(self.mean, mean)
-            _update(self.var, var * (n / max(n - 1, 1)))
-        else:
-            mean, var = self.mean[...], self.var[...]
-        gain = self.scale[...] / jnp.sqrt(var + EPSILON)
-        centred = values - mean[None, None, None, :]
-        y = centred * gain[None, None, None, :] + self.bias[...][None, None, None, :]
-        return y.astype(x.dtype)
-
-
-def _update(running: nnx.BatchStat, value: Float[Array, " c"]) -> None:
-    old = running[...]
-    running[...] = (MOMENTUM * old + (1 - MOMENTUM) * value).astype(old.dtype)
 
 
 class DoubleConv(nnx.Module):
@@ -96,6 +62,7 @@ class SegmentationNet(nnx.Module):
         )
         self.out = conv(decoder[-1], 1, 3, dtype=dtype, rngs=rngs)
 
+    @jax.named_scope("segmentation")
     def __call__(self, x: Float[Array, "b h w 6"], *, train: bool) -> Float[Array, "b h w 1"]:
         """The anomaly map.
 
@@ -117,6 +84,7 @@ class SegmentationNet(nnx.Module):
         return nnx.sigmoid(at_least_float32(self.out(x)))
 
 
+@jax.named_scope("resample")
 def double_aligned(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Bilinear doubling with aligned corners: output i reads position i (n - 1) / (2 n - 1).
 

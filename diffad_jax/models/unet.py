@@ -13,8 +13,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from diffad_jax.config import GROUPS, ModelConfig
-from diffad_jax.models.layers import EPSILON, at_least_float32, compute_dtype, conv, linear, wide
+from diffad_jax.config import ModelConfig
+from diffad_jax.models.layers import at_least_float32, compute_dtype, conv, linear, wide
+from diffad_jax.models.norms import GroupNorm
 
 PRODUCT = "product"  # what `remat = norms` keeps: results of convolutions and matrix products
 # What the backward pass finds in memory instead of computing it again.
@@ -38,29 +39,19 @@ def time_features(t: Int[Array, " b"], width: int, dtype) -> Float[Array, "b {wi
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+@jax.named_scope("resample")
 def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """2 x 2 average pooling."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
+@jax.named_scope("resample")
 def double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Every pixel becomes 2 x 2 equal ones."""
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
-
-
-class GroupNorm(nnx.GroupNorm):
-    """GroupNorm(32) computed in at least float32; the result has the input's dtype."""
-
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        # The two-pass variance: the one-pass form loses digits where the mean is large.
-        super().__init__(channels, GROUPS, epsilon=EPSILON, use_fast_variance=False, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "b *hw c"]) -> Float[Array, "b *hw c"]:
-        """Channels last."""
-        return super().__call__(at_least_float32(x)).astype(x.dtype)
 
 
 class ResBlock(nnx.Module):
@@ -77,10 +68,10 @@ class ResBlock(nnx.Module):
     ):
         dtype = compute_dtype(config)
         self.resample = resample  # halve, double or None; of the branch and of the shortcut
-        self.norm1 = GroupNorm(inputs, rngs=rngs)
+        self.norm1 = GroupNorm(inputs)
         self.conv1 = conv(inputs, outputs, 3, dtype=dtype, rngs=rngs)
         self.embed = linear(4 * config.unet_base, outputs, dtype=dtype, rngs=rngs)
-        self.norm2 = GroupNorm(outputs, rngs=rngs)
+        self.norm2 = GroupNorm(outputs)
         self.dropout = nnx.Dropout(config.dropout)
         self.conv2 = conv(outputs, outputs, 3, dtype=dtype, zero=True, rngs=rngs)
         self.shortcut = (
@@ -110,10 +101,11 @@ class Attention(nnx.Module):
         dtype = compute_dtype(config)
         self.heads = channels // config.head_channels if config.head_channels > 0 else config.heads
         self.implementation = config.attention
-        self.norm = GroupNorm(channels, rngs=rngs)
+        self.norm = GroupNorm(channels)
         self.qkv = linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
         self.projection = linear(channels, channels, dtype=dtype, zero=True, rngs=rngs)
 
+    @jax.named_scope("attention")
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Every pixel attends to every pixel of its picture; softmax in at least float32."""
         b, h, w, c = x.shape
@@ -152,9 +144,10 @@ class UNet(nnx.Module):
             ]
         )
         self.up = nnx.List(nnx.List(layers) for layers in _up(config, skips, rngs))
-        self.out_norm = GroupNorm(config.level_channels[0], rngs=rngs)
+        self.out_norm = GroupNorm(config.level_channels[0])
         self.out_conv = conv(config.level_channels[0], 3, 3, dtype=dtype, zero=True, rngs=rngs)
 
+    @jax.named_scope("unet")
     def __call__(
         self, x: Float[Array, "b h w 3"], t: Int[Array, " b"], *, key=None
     ) -> Float[Array, "b h w 3"]:

@@ -1,0 +1,138 @@
+"""GroupNorm and BatchNorm: one function, its own gradient, two ways to pool. Channels last."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from diffad_jax.config import GROUPS
+from diffad_jax.models.layers import at_least_float32
+
+EPSILON = 1e-5  # of every norm
+MOMENTUM = 0.9  # share of the old running statistics that stays; PyTorch calls it momentum 0.1
+
+
+class GroupNorm(nnx.Module):
+    """GroupNorm(32) computed in at least float32; the result has the input's dtype."""
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones((channels,)))
+        self.bias = nnx.Param(jnp.zeros((channels,)))
+
+    def __call__(self, x: Float[Array, "b *hw c"]) -> Float[Array, "b *hw c"]:
+        """Channels last."""
+        return normalise(x, self.scale[...], self.bias[...], group_means)[0]
+
+
+class BatchNorm(nnx.Module):
+    """BatchNorm as PyTorch's: the running variance is unbiased, n / (n - 1), which Flax's is not.
+
+    The statistics are plain means over the batch axis: of the global batch, under jit with a
+    sharded batch. They are computed in at least float32; the result has the input's dtype.
+    """
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones((channels,)))
+        self.bias = nnx.Param(jnp.zeros((channels,)))
+        self.mean = nnx.BatchStat(jnp.zeros((channels,)))
+        self.var = nnx.BatchStat(jnp.ones((channels,)))
+
+    @jax.named_scope("norm")
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """`train`: normalise by the batch's statistics and update the running ones."""
+        scale, bias = self.scale[...], self.bias[...]
+        if train:
+            y, mean, var = normalise(x, scale, bias, batch_means)
+            n = x.size // x.shape[-1]
+            _update(self.mean, mean[0])
+            _update(self.var, var[0] * (n / max(n - 1, 1)))
+            return y
+        gain = scale / jnp.sqrt(self.var[...] + EPSILON)
+        centred = at_least_float32(x) - _to_pixels(self.mean[...][None], x)
+        y = centred * _to_pixels(gain[None], x) + _to_pixels(bias[None], x)
+        return y.astype(x.dtype)
+
+
+def _update(running: nnx.BatchStat, value: Float[Array, " c"]) -> None:
+    old = running[...]
+    running[...] = (MOMENTUM * old + (1 - MOMENTUM) * value).astype(old.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise(
+    x: Float[Array, "b *hw c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    pool: Callable[[Float[Array, "b c"]], Float[Array, "n c"]],
+) -> tuple[Float[Array, "b *hw c"], Float[Array, "n c"], Float[Array, "n c"]]:
+    """(x - m) / sqrt(v + EPSILON) * scale + bias, computed in at least float32.
+
+    With its own gradient, because the one that is derived from these lines reads the feature map
+    more often and keeps more of it in memory. With r = 1 / sqrt(v + EPSILON), z = (x - m) r, and dy
+    the gradient of the result, it is dx = r (scale dy - M(scale dy) - z M(scale dy z)), where M
+    pools as m does.
+
+    Args:
+      x: feature map.
+      scale: a factor for each channel.
+      bias: a summand for each channel.
+      pool: makes of the means of each picture's channels the means that are subtracted:
+        `group_means` or `batch_means`.
+
+    Returns:
+      The normalised feature map in the dtype of x, and the means m and variances v, which have no
+      gradient.
+    """
+    return _normalise(x, scale, bias, pool)[0]
+
+
+def group_means(z: Float[Array, "b c"]) -> Float[Array, "b c"]:
+    """GroupNorm: the channels of a group of one picture go together."""
+    b, c = z.shape
+    return jnp.repeat(z.reshape(b, GROUPS, c // GROUPS).mean(axis=-1), c // GROUPS, axis=-1)
+
+
+def batch_means(z: Float[Array, "b c"]) -> Float[Array, "1 c"]:
+    """BatchNorm: a channel of all pictures of the (global) batch goes together."""
+    return z.mean(axis=0, keepdims=True)
+
+
+@jax.named_scope("norm")
+def _normalise(x, scale, bias, pool):
+    wide = at_least_float32(x)
+    mean = pool(_over_pixels(wide))
+    # In two passes: the one-pass form loses digits where the mean is large.
+    centred = wide - _to_pixels(mean, x)
+    var = pool(_over_pixels(jnp.square(centred)))
+    rate = 1 / jnp.sqrt(var + EPSILON)
+    y = centred * _to_pixels(rate * scale[None], x) + _to_pixels(bias[None], x)
+    return (y.astype(x.dtype), mean, var), (x, scale, mean, rate)
+
+
+@jax.named_scope("norm")
+def _normalise_gradient(pool, kept, gradients):
+    (x, scale, mean, rate), (dy, *_) = kept, gradients
+    gain = scale[None]
+    z = (at_least_float32(x) - _to_pixels(mean, x)) * _to_pixels(rate, x)
+    dy = at_least_float32(dy)
+    dy_mean, dyz_mean = _over_pixels(dy), _over_pixels(dy * z)
+    dx = _to_pixels(rate * gain, x) * dy
+    dx -= _to_pixels(rate * pool(gain * dy_mean), x)
+    dx -= _to_pixels(rate * pool(gain * dyz_mean), x) * z
+    pixels = x.size // dy_mean.size
+    sums = [(pixels * jnp.sum(m, axis=0)).astype(scale.dtype) for m in (dyz_mean, dy_mean)]
+    return dx.astype(x.dtype), *sums
+
+
+normalise.defvjp(_normalise, _normalise_gradient)
+
+
+def _over_pixels(x: Float[Array, "b *hw c"]) -> Float[Array, "b c"]:
+    return x.mean(axis=tuple(range(1, x.ndim - 1)))
+
+
+def _to_pixels(z: Float[Array, "n c"], x: Float[Array, "b *hw c"]) -> Float[Array, "n *ones c"]:
+    return jnp.expand_dims(z, tuple(range(1, x.ndim - 1)))

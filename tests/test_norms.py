@@ -1,0 +1,69 @@
+"""The normalisation's own gradient against the one JAX derives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from diffad_jax.models import norms
+
+C = 64
+
+
+def derived_group(x, scale, bias):
+    """Flax's GroupNorm, differentiated by JAX."""
+    norm = nnx.GroupNorm(C, 32, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
+    norm.scale, norm.bias = nnx.Param(scale), nnx.Param(bias)
+    return norm(x)
+
+
+def derived_batch(x, scale, bias):
+    """BatchNorm written down."""
+    axes = (0, 1, 2)
+    mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    gain, bias = (jnp.expand_dims(v, axes) for v in (scale, bias))
+    return (x - mean) / jnp.sqrt(var + 1e-5) * gain + bias
+
+
+@pytest.mark.parametrize("name", ["group", "batch"])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_values_and_gradients_are_those_that_jax_derives(name, offset):
+    pool, derived = {
+        "group": (norms.group_means, derived_group),
+        "batch": (norms.batch_means, derived_batch),
+    }[name]
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 4)
+        x = jax.random.normal(keys[0], (3, 4, 5, C), jnp.float64) + offset
+        scale, bias = (jax.random.normal(key, (C,), jnp.float64) for key in keys[1:3])
+        weight = jax.random.normal(keys[3], x.shape, jnp.float64)
+
+        def total(function):
+            return lambda *arguments: jnp.sum(weight * jnp.sin(function(*arguments)))
+
+        def ours(x, scale, bias):
+            return norms.normalise(x, scale, bias, pool)[0]
+
+        np.testing.assert_allclose(ours(x, scale, bias), derived(x, scale, bias), atol=1e-10)
+        gradients = [jax.grad(total(f), argnums=(0, 1, 2))(x, scale, bias) for f in (ours, derived)]
+        for a, b in zip(*gradients, strict=True):
+            assert a.dtype == np.float64
+            np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_bfloat16_is_normalised_in_float32():
+    x = (jax.random.normal(jax.random.key(0), (2, 8, 8, C)) + 50).astype(jnp.bfloat16)
+    scale, bias = jnp.ones((C,)), jnp.zeros((C,))
+
+    def loss(x, scale, bias):
+        y, mean, var = norms.normalise(x, scale, bias, norms.group_means)
+        assert (y.dtype, mean.dtype, var.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
+        return jnp.sum(y.astype(jnp.float32) ** 3)
+
+    whole = norms.normalise(x.astype(jnp.float32), scale, bias, norms.group_means)
+    half = norms.normalise(x, scale, bias, norms.group_means)
+    np.testing.assert_array_equal(half[0], whole[0].astype(jnp.bfloat16))
+    np.testing.assert_array_equal(half[2], whole[2])
+    dtypes = [g.dtype for g in jax.grad(loss, argnums=(0, 1, 2))(x, scale, bias)]
+    assert dtypes == [jnp.bfloat16, jnp.float32, jnp.float32]
