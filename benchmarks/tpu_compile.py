@@ -1,0 +1,131 @@
+"""Compile the training step for TPU chips that are not there: memory, FLOPs, what they exchange.
+
+python -m benchmarks.tpu_compile --topology v5e:2x4 --config configs/default.py \
+    --config.model.compute_dtype=bfloat16 --config.train.batch_size=64
+
+Needs `pip install "jax[tpu]"`, no TPU; where there is none, set TPU_SKIP_MDS_QUERY=1, or the
+compiler waits for a TPU VM's metadata. The full configuration takes some ten minutes on two cores.
+"""
+
+import functools
+import json
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from jax.experimental import topologies
+from ml_collections import config_flags
+
+from benchmarks import hlo
+from diffad_jax import checkpoint, optim, profiling, sharding, steps, train_state
+from diffad_jax import config as configs
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+BITS = {
+    "pred": 8,
+    "u8": 8,
+    "s8": 8,
+    "bf16": 16,
+    "f16": 16,
+    "f32": 32,
+    "s32": 32,
+    "u32": 32,
+    "f64": 64,
+}
+
+
+def main(_) -> None:
+    """Compile and print one JSON line."""
+    jax.config.update("jax_platforms", "cpu")
+    config = configs.parse(_CONFIG.value)
+    topology = topologies.get_topology_desc(flags.FLAGS.topology, platform="tpu")
+    mesh = sharding.data_mesh(topology.devices)
+    compiled = lower(config, mesh).compile()
+    text = compiled.as_text()
+    if flags.FLAGS.hlo:
+        pathlib.Path(flags.FLAGS.hlo).write_text(text)
+    result = {
+        "topology": flags.FLAGS.topology,
+        "chips": mesh.size,
+        "batch_size": config.train.batch_size,
+        "compute_dtype": config.model.compute_dtype,
+        "remat": config.model.remat,
+        "gib_a_chip": round(profiling.step_bytes(compiled) / 2**30, 2),
+        "temporaries_gib": round(compiled.memory_analysis().temp_size_in_bytes / 2**30, 2),
+        "tflop_a_chip": round(compiled.cost_analysis()["flops"] / 1e12, 2),
+        **exchange(hlo.parse(text)),
+    }
+    print(json.dumps(result))
+
+
+def lower(config: configs.Config, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """The training step for the devices of a mesh, from shapes alone."""
+    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
+    optimizer = optim.optimizer(config, total_steps=1000)
+    networks = train_state.define(config.model)
+    init = functools.partial(train_state.init, config, optimizer)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = checkpoint.abstract(jax.eval_shape(init, key), everywhere)
+    b, s = config.train.batch_size, config.model.image_size
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
+        for name, shape in (("image", (b, s, s, 3)), ("mask", (b, s, s, 1)), ("label", (b,)))
+    }
+    return steps.jit_train_step(networks, optimizer, config, mesh).lower(state, batch, key)
+
+
+def exchange(program: hlo.Program) -> dict[str, float | int]:
+    """The all-reduces of a program: number, MiB, and how far they run beside computation.
+
+    overlapped: those with a start and an end, and other work between the two. convolutions_after:
+    how many are still to come when the first all-reduce of at least 1 MiB (of gradients: a norm's
+    statistics are a few KiB) begins; 0: the exchange waits for the whole backward pass.
+    """
+    order = program.computations[program.entry]
+    kinds = [program.kind(instruction) for instruction in order]
+    found = [i for i, x in enumerate(order) if x.opcode in ("all-reduce", "all-reduce-start")]
+    large = [i for i in found if result_bytes(order[i]) >= 2**20]
+    return {
+        "all_reduces": len(found),
+        "all_reduce_mib": round(sum(result_bytes(order[i]) for i in found) / 2**20, 1),
+        "large": len(large),
+        "overlapped": sum(works_beside(order, kinds, i) for i in found),
+        "convolutions": kinds.count("convolutions"),
+        "convolutions_after": kinds[large[0] :].count("convolutions") if large else 0,
+    }
+
+
+def works_beside(order: list[hlo.Instruction], kinds: list[str], start: int) -> bool:
+    """Whether anything is computed between an all-reduce's start and its end."""
+    if order[start].opcode == "all-reduce":
+        return False
+    name = re.escape(order[start].name)
+    end = next(
+        i
+        for i, x in enumerate(order)
+        if x.opcode == "all-reduce-done" and re.search(rf"\(.*{name}[,)]", x.text)
+    )
+    between = zip(order[start + 1 : end], kinds[start + 1 : end], strict=True)
+    return any(x.opcode == "fusion" or kind == "convolutions" for x, kind in between)
+
+
+def result_bytes(instruction: hlo.Instruction) -> int:
+    """Bytes of what an instruction gives; of an all-reduce-start: of its result alone."""
+    total = 0
+    for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", instruction.result):
+        count = 1
+        for extent in filter(None, shape.split(",")):
+            count *= int(extent)
+        total += count * BITS.get(kind, 0) // 8
+    # A start that lists its operands and its results has everything twice.
+    twice = instruction.opcode.endswith("-start") and instruction.result.startswith("((")
+    return total // 2 if twice else total
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("topology", "v5e:2x4", "Chips, as kind:grid.")
+    flags.DEFINE_string("hlo", "", "Also write the compiled program to this file.")
+    flags.mark_flags_as_required(["config"])
+    app.run(main)
