@@ -23,17 +23,7 @@ from diffad_jax import checkpoint, optim, profiling, sharding, steps, train_stat
 from diffad_jax import config as configs
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-BITS = {
-    "pred": 8,
-    "u8": 8,
-    "s8": 8,
-    "bf16": 16,
-    "f16": 16,
-    "f32": 32,
-    "s32": 32,
-    "u32": 32,
-    "f64": 64,
-}
+BITS = {"pred": 8, "u8": 8, "bf16": 16, "f16": 16, "f32": 32, "s32": 32, "u32": 32, "f64": 64}
 
 
 def main(_) -> None:

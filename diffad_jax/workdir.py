@@ -48,8 +48,9 @@ FREE_IN_TRAINING = (
     "data.memory_gib",
     "data.missing_masks",
 )
-# What must be the same to evaluate a trained model; the pictures may be others.
-FIXED_IN_EVALUATION = ("model.", "diffusion.")
+# What must be the same to evaluate a trained model; the pictures may be others, but not made to fit
+# in another way.
+FIXED_IN_EVALUATION = ("model.", "diffusion.", "data.resize", "data.fit")
 
 
 class Hold:

@@ -229,6 +229,8 @@ def test_evaluation_from_a_checkpoint_alone(toy, data, tmp_path):
         evaluate.run(config, tmp_path / "elsewhere")
     with pytest.raises(ValueError, match=r"model\.heads: 4 -> 2"):
         evaluate.run(configured(data, model__heads=2), tmp_path)
+    with pytest.raises(ValueError, match=r"data\.fit: 'stretch' -> 'pad'"):
+        evaluate.run(configured(data, data__fit="pad"), tmp_path)
 
 
 @pytest.mark.parametrize("bad_step", [4, 6])
