@@ -230,7 +230,9 @@ def _existing(workdir: epath.PathLike) -> epath.Path:
     """The run's config.json, or a ValueError where there is none."""
     path = config_path(workdir)
     if not path.exists():
-        raise ValueError(f"{workdir} holds no run: {path} does not exist")
+        inside = sorted(run.parent.name for run in epath.Path(workdir).glob("*/config.json"))
+        hint = f"; there are runs in it: {', '.join(inside)}" if inside else ""
+        raise ValueError(f"{workdir} holds no run: {path} does not exist{hint}")
     return path
 
 

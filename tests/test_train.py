@@ -227,6 +227,8 @@ def test_evaluation_from_a_checkpoint_alone(toy, data, tmp_path):
 
     with pytest.raises(ValueError, match=r"config\.json does not exist"):
         evaluate.run(config, tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"; there are runs in it: .*{tmp_path.name}"):
+        evaluate.run(config, tmp_path.parent)
     with pytest.raises(ValueError, match=r"model\.heads: 4 -> 2"):
         evaluate.run(configured(data, model__heads=2), tmp_path)
     with pytest.raises(ValueError, match=r"data\.fit: 'stretch' -> 'pad'"):
