@@ -76,6 +76,11 @@ def test_what_chips_exchange_and_whether_work_goes_on_meanwhile():
     }
 
 
+def test_the_cost_models_cycles_by_kind():
+    text = PROGRAM.replace("kind=kOutput,", 'backend_config={"estimated_cycles":"2500000"},')
+    assert tpu_compile.estimate(hlo.parse(text)) == {"convolutions": 5.0}
+
+
 def test_time_by_kind_of_instruction():
     program = hlo.parse(PROGRAM)
     gpu = [
