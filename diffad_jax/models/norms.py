@@ -102,14 +102,24 @@ def batch_means(z: Float[Array, "b c"]) -> Float[Array, "1 c"]:
 
 @jax.named_scope("norm")
 def _normalise(x, scale, bias, pool):
-    wide = at_least_float32(x)
-    mean = pool(_over_pixels(wide))
-    # In two passes: the one-pass form loses digits where the mean is large.
-    centred = wide - _to_pixels(mean, x)
-    var = pool(_over_pixels(jnp.square(centred)))
+    mean, var = _moments(x, pool)
     rate = 1 / jnp.sqrt(var + EPSILON)
+    centred = at_least_float32(x) - _to_pixels(mean, x)
     y = centred * _to_pixels(rate * scale[None], x) + _to_pixels(bias[None], x)
     return (y.astype(x.dtype), mean, var), (x, scale, mean, rate)
+
+
+def _moments(x, pool):
+    """Means and variances: sums of squares of what is left when the mean is taken off.
+
+    That reads x twice. The mean square less the squared mean needs one reading, but loses digits
+    where the mean is large: of bfloat16 no more than its rounding to 8 bits has lost already.
+    """
+    wide = at_least_float32(x)
+    mean = pool(_over_pixels(wide))
+    if wide.dtype == x.dtype:
+        return mean, pool(_over_pixels(jnp.square(wide - _to_pixels(mean, x))))
+    return mean, jnp.maximum(pool(_over_pixels(jnp.square(wide))) - jnp.square(mean), 0)
 
 
 @jax.named_scope("norm")
