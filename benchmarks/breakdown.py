@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
@@ -32,15 +33,16 @@ def measure(compiled: jax.stages.Compiled, step: Callable[[], object]) -> dict[s
                 step()
         (trace,) = pathlib.Path(folder).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(trace))
-    per_device = STEPS * max(1, sum(plane.name.startswith("/device") for plane in profile.planes))
-    total = totals(program, lines(profile.planes))
+    devices = list(lines(profile.planes))
+    total, per_device = totals(program, devices), STEPS * len(devices)
     return {kind: round(ns / 1e6 / per_device, 2) for kind, ns in total.most_common()}
 
 
 def lines(planes: Iterable) -> Iterator[tuple[bool, list[list]]]:
     """Per device: whether all of its events are its own work, and the events of each line."""
     planes = list(planes)
-    devices = [plane for plane in planes if plane.name.startswith("/device")]
+    # Others that begin alike are not a device's own work.
+    devices = [plane for plane in planes if re.fullmatch(r"/device:(GPU|TPU):\d+", plane.name)]
     for plane in devices or [plane for plane in planes if plane.name == "/host:CPU"]:
         # A TPU's plane has lines that repeat its operations by step and by program.
         everything = [(line.name, list(line.events)) for line in plane.lines]

@@ -1,6 +1,6 @@
 """Read the text of a compiled program: what its instructions are, and what they were in the model.
 
-A program without instructions, or one whose text has another form, is a ValueError.
+Text that is not a compiled program is a ValueError.
 """
 
 import collections

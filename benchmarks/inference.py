@@ -29,8 +29,7 @@ def row(config: Config, count: int) -> dict:
     index = np.arange(config.train.batch_size, dtype=np.int32)
     inputs = (variables, batch["image"], jax.device_put(index, sharding.split(mesh)), key)
 
-    jitted = steps.jit_evaluate_step(train_state.define(config.model), config, mesh)
-    lowered = jitted.lower(*inputs)
+    lowered = lower(config, mesh, inputs)
     compiled, compile_seconds = sweep.timed(lowered.compile)
 
     def step():
@@ -38,6 +37,10 @@ def row(config: Config, count: int) -> dict:
 
     timing = sweep.measure(step, count)
     used, predicted = sweep.peak_gib(), profiling.step_bytes(compiled)
+    form, flops = profiling.countable(config), None
+    if form is not None:
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
+        flops = lower(*form, shapes).cost_analysis()["flops"]
     return {
         "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
         "image_size": config.model.image_size,
@@ -46,10 +49,15 @@ def row(config: Config, count: int) -> dict:
         "images_per_s": round(1e3 * config.train.batch_size / timing["step_ms"], 2),
         "peak_gib": used,
         "predicted_gib": round(predicted / 2**30, 2) if predicted else None,
-        "flops": (lowered.cost_analysis() or {}).get("flops"),
-        "peak_flops": sweep.peak_flops(),
+        **({"flops": flops, "peak_flops": sweep.peak_flops()} if flops else {}),
         **sweep.profiled(compiled, step),
     }
+
+
+def lower(config: Config, mesh: jax.sharding.Mesh, inputs) -> jax.stages.Lowered:
+    """The step for the devices of a mesh, from its inputs or from their shapes."""
+    networks = train_state.define(config.model)
+    return steps.jit_evaluate_step(networks, config, mesh).lower(*inputs)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,21 @@ compiler waits for a TPU VM's metadata. The full configuration takes some ten mi
 """
 
 import collections
-import functools
 import json
 import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags
 from jax.experimental import topologies
 from ml_collections import config_flags
 
 from benchmarks import hlo
-from diffad_jax import checkpoint, optim, profiling, sharding, steps, train_state
 from diffad_jax import config as configs
+from diffad_jax import optim, profiling, sharding, steps
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-BITS = {"pred": 8, "u8": 8, "bf16": 16, "f16": 16, "f32": 32, "s32": 32, "u32": 32, "f64": 64}
+BYTES = {"pred": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 
 
 def main(_) -> None:
@@ -33,7 +31,8 @@ def main(_) -> None:
     config = configs.parse(_CONFIG.value)
     topology = topologies.get_topology_desc(flags.FLAGS.topology, platform="tpu")
     mesh = sharding.data_mesh(topology.devices)
-    compiled = lower(config, mesh).compile()
+    optimizer = optim.optimizer(config, total_steps=1000)
+    compiled = steps.lower_train_step(optimizer, config, mesh).compile()
     text = compiled.as_text()
     if flags.FLAGS.hlo:
         pathlib.Path(flags.FLAGS.hlo).write_text(text)
@@ -51,22 +50,6 @@ def main(_) -> None:
         "estimated_mcycles": estimate(program),
     }
     print(json.dumps(result))
-
-
-def lower(config: configs.Config, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
-    """The training step for the devices of a mesh, from shapes alone."""
-    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
-    optimizer = optim.optimizer(config, total_steps=1000)
-    networks = train_state.define(config.model)
-    init = functools.partial(train_state.init, config, optimizer)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state = checkpoint.abstract(jax.eval_shape(init, key), everywhere)
-    b, s = config.train.batch_size, config.model.image_size
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
-        for name, shape in (("image", (b, s, s, 3)), ("mask", (b, s, s, 1)), ("label", (b,)))
-    }
-    return steps.jit_train_step(networks, optimizer, config, mesh).lower(state, batch, key)
 
 
 def estimate(program: hlo.Program) -> dict[str, float]:
@@ -124,7 +107,7 @@ def result_bytes(instruction: hlo.Instruction) -> int:
         count = 1
         for extent in filter(None, shape.split(",")):
             count *= int(extent)
-        total += count * BITS.get(kind, 0) // 8
+        total += count * BYTES.get(kind, 0)
     # A start that lists its operands and its results has everything twice.
     twice = instruction.opcode.endswith("-start") and instruction.result.startswith("((")
     return total // 2 if twice else total

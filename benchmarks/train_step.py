@@ -41,7 +41,7 @@ def row(config: Config, count: int) -> dict:
 
     timing = sweep.measure(step, count)
     used, predicted = sweep.peak_gib(), profiling.step_bytes(compiled)
-    flops = profiling.step_flops(lowered, config) if config.model.remat == "none" else None
+    flops = profiling.step_flops(config)
     return {
         "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
         "image_size": config.model.image_size,

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from diffad_jax import optim, sharding, steps
 from diffad_jax.config import Config
 
 logger = logging.getLogger(__name__)
@@ -54,18 +55,31 @@ def peak_flops(device_kind: str) -> float | None:
     return PEAK_FLOPS[max(known, key=len)] if known else None
 
 
-def step_flops(lowered: jax.stages.Lowered, config: Config) -> float | None:
-    """Floating point operations of a training step on all devices, counted by XLA.
-
-    Of `lowered` without rematerialisation: what is computed twice is not counted twice. XLA counts
-    the loop over a batch's parts as one turn.
-    """
-    try:
-        costs = lowered.cost_analysis()
-    except (NotImplementedError, jax.errors.JaxRuntimeError):  # not every backend can
+def step_flops(config: Config) -> float | None:
+    """Floating point operations of a training step on all devices; None: see `countable`."""
+    form = countable(config)
+    if form is None:
         return None
-    flops = (costs or {}).get("flops")
-    return flops * config.train.accumulation_steps if flops and flops > 0 else None
+    plain, mesh = form
+    lowered = steps.lower_train_step(optim.optimizer(plain, total_steps=1), plain, mesh)
+    # XLA counts the loop over a batch's parts as one turn.
+    return lowered.cost_analysis()["flops"] * config.train.accumulation_steps
+
+
+def countable(config: Config) -> tuple[Config, Mesh] | None:
+    """The configuration and the device for which XLA counts a step's operations when it is lowered.
+
+    The CPU, whatever the run uses: JAX's plugins for GPUs and TPUs count nothing before
+    compilation, and after it not what a library computes. Nothing is compiled. Without
+    rematerialisation: what is computed twice is not counted twice. None where JAX may not use the
+    CPU (JAX_PLATFORMS=cuda).
+    """
+    model = dataclasses.replace(config.model, remat="none", attention="xla")
+    try:
+        mesh = sharding.data_mesh(jax.local_devices(backend="cpu")[:1])
+    except RuntimeError:
+        return None
+    return dataclasses.replace(config, model=model), mesh
 
 
 def step_bytes(compiled: jax.stages.Compiled) -> int | None:

@@ -15,9 +15,9 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
-from diffad_jax import diffusion, losses, sharding
+from diffad_jax import diffusion, losses, sharding, train_state
 from diffad_jax.config import Config
 from diffad_jax.train_state import (
     EVALUATE,
@@ -68,12 +68,12 @@ class Judgement:
     reconstruction: Float[Array | np.ndarray, "b h w 3"]
 
 
-TrainStep = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, dict[str, Array]]]
-EvaluateStep = Callable[[Variables, Array, Array, PRNGKeyArray], Judgement]
+TrainStep = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, dict[str, Array]]]
+EvaluateStep = Callable[[Variables, Array, Array, Key[Array, ""]], Judgement]
 
 
 @jax.named_scope("draws")
-def draw_training(key: PRNGKeyArray, image: Float[Array, "b h w 3"], config: Config) -> Draws:
+def draw_training(key: Key[Array, ""], image: Float[Array, "b h w 3"], config: Config) -> Draws:
     """t_s uniform in [0, train_split), t_b in [train_split, train_end), independent noises."""
     d, count = config.diffusion, image.shape[0]
     keys = jax.random.split(key, 4)
@@ -87,7 +87,7 @@ def draw_training(key: PRNGKeyArray, image: Float[Array, "b h w 3"], config: Con
 
 @jax.named_scope("draws")
 def draw_evaluation(
-    key: PRNGKeyArray, index: Int[Array, " b"], image: Float[Array, "b h w 3"], config: Config
+    key: Key[Array, ""], index: Int[Array, " b"], image: Float[Array, "b h w 3"], config: Config
 ) -> Draws:
     """Fixed time steps, and noises that depend on (key, index) alone, not on the batch.
 
@@ -115,7 +115,7 @@ def forward(
     config: Config,
     *,
     train: bool,
-    dropout_key: PRNGKeyArray | None = None,
+    dropout_key: Key[Array, ""] | None = None,
 ) -> Forward:
     """Noise, denoise at two noise levels, guide one estimate by the other, compare with the input.
 
@@ -159,7 +159,7 @@ def training_loss(
     draws: Draws,
     normal_count: Float[Array, ""],
     config: Config,
-    dropout_key: PRNGKeyArray | None = None,
+    dropout_key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], tuple[dict[str, Array], PyTree]]:
     """Loss of (a part of) a batch, its terms and the new running statistics.
 
@@ -193,7 +193,7 @@ def update(
     networks: Networks,
     optimizer: optax.GradientTransformation,
     config: Config,
-    dropout_key: PRNGKeyArray | None = None,
+    dropout_key: Key[Array, ""] | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step of both optimizers: the new state, and the losses and gradient norms."""
     gradients, metrics, batch_stats = _gradients(
@@ -263,7 +263,7 @@ def _gradients(variables, batch, draws, networks, config, dropout_key):
 def train_step(
     state: TrainState,
     batch: Batch,
-    key: PRNGKeyArray,
+    key: Key[Array, ""],
     networks: Networks,
     optimizer: optax.GradientTransformation,
     config: Config,
@@ -301,7 +301,7 @@ def evaluate_step(
     variables: Variables,
     image: Float[Array, "b h w 3"],
     index: Int[Array, " b"],
-    key: PRNGKeyArray,
+    key: Key[Array, ""],
     networks: Networks,
     config: Config,
 ) -> Judgement:
@@ -311,7 +311,7 @@ def evaluate_step(
     the first of them the one that a single draw has; the score is that of the mean map.
     """
 
-    def judge(key: PRNGKeyArray) -> Judgement:
+    def judge(key: Key[Array, ""]) -> Judgement:
         draws = draw_evaluation(key, index, image, config)
         return evaluate(variables, image, draws, networks, config)
 
@@ -320,7 +320,7 @@ def evaluate_step(
         return judge(first)
     more = [jax.random.fold_in(jax.random.fold_in(key, MORE_DRAWS), j) for j in range(1, count)]
 
-    def pictures(key: PRNGKeyArray) -> tuple[Array, Array]:
+    def pictures(key: Key[Array, ""]) -> tuple[Array, Array]:
         judged = judge(key)
         return judged.anomaly_map, judged.reconstruction
 
@@ -340,6 +340,19 @@ def jit_train_step(
         in_shardings=(everywhere, sharding.split(mesh), everywhere),
         out_shardings=everywhere,
     )
+
+
+def lower_train_step(
+    optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
+) -> jax.stages.Lowered:
+    """`jit_train_step` lowered from shapes alone, for devices that need not be there."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(functools.partial(train_state.init, config, optimizer), key)
+    b, s = config.train.batch_size, config.model.image_size
+    shapes = {"image": (b, s, s, 3), "mask": (b, s, s, 1), "label": (b,)}
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    networks = train_state.define(config.model)
+    return jit_train_step(networks, optimizer, config, mesh).lower(state, batch, key)
 
 
 def jit_evaluate_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateStep:

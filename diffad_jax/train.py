@@ -226,17 +226,13 @@ def compile_step(networks, optimizer, config: Config, state, key, mesh):
         name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding.split(mesh))
         for name, shape in shapes.items()
     }
-    lowered = steps.jit_train_step(networks, optimizer, config, mesh).lower(state, batch, key)
-    compiled = lowered.compile()
+    step = steps.jit_train_step(networks, optimizer, config, mesh)
+    compiled = step.lower(state, batch, key).compile()
     limit = profiling.memory_stats("bytes_limit")
     profiling.report_memory(profiling.step_bytes(compiled), limit, config)
     if profiling.peak_flops(mesh.devices.flat[0].device_kind) is None:
         return compiled, None  # nothing to compare them with
-    if config.model.remat != "none":
-        plain = dataclasses.replace(config.model, remat="none")
-        step = steps.jit_train_step(train_state.define(plain), optimizer, config, mesh)
-        lowered = step.lower(state, batch, key)
-    return compiled, profiling.step_flops(lowered, config)
+    return compiled, profiling.step_flops(config)
 
 
 def length(config: Config, pictures: int) -> int:

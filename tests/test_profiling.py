@@ -8,17 +8,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffad_jax import profiling, sharding
+from diffad_jax import profiling, sharding, steps, train_state
 from tests import helpers
 
 
-def test_flops_are_those_counted_by_hand():
-    x = jax.ShapeDtypeStruct((64, 32), jnp.float32)
-    lowered = jax.jit(lambda x: x @ x.T).lower(x)
-    config = helpers.parsed(train__batch_size=8)
-    assert profiling.step_flops(lowered, config) == pytest.approx(2 * 64 * 32 * 64)
+def test_flops_are_those_counted_by_hand(monkeypatch):
+    def step(state, batch, key, networks, optimizer, config):
+        flat = batch["image"].reshape(8, -1)
+        return state, flat @ flat.T
+
+    monkeypatch.setattr(steps, "train_step", step)
+    monkeypatch.setattr(train_state, "init", lambda config, optimizer, key: jnp.zeros(()))
+    by_hand = pytest.approx(2 * 8 * 8 * 32 * 32 * 3, rel=1e-4)
+    assert profiling.step_flops(helpers.parsed(train__batch_size=8)) == by_hand
     parts = helpers.parsed(train__batch_size=8, train__accumulation_steps=2)
-    assert profiling.step_flops(lowered, parts) == pytest.approx(2 * 2 * 64 * 32 * 64)
+    assert profiling.step_flops(parts) / 2 == by_hand
+
+
+def test_flops_are_counted_whatever_the_run_uses(monkeypatch):
+    """Not of what is computed twice, nor with a library that the CPU lacks."""
+    changes = {"model__remat": "blocks", "model__attention": "cudnn"}
+    config = helpers.parsed(model__compute_dtype="bfloat16")
+    other = helpers.parsed(model__compute_dtype="bfloat16", **changes)
+    assert profiling.step_flops(other) == profiling.step_flops(config) > 1e9
+
+    def unknown(*, backend):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", unknown)
+    assert profiling.step_flops(config) is None
 
 
 def test_memory_is_that_of_arguments_results_and_in_between():
