@@ -20,8 +20,10 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from diffad_jax import config as configs
-from diffad_jax import evaluate, sharding, steps, train_state
+from configs import schema
+from diffad_jax import evaluate
+from diffad_jax.method import jitted, train_state
+from diffad_jax.runs import sharding
 from input_pipeline import datasets
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
@@ -32,7 +34,7 @@ _STEPS = flags.DEFINE_integer("steps", 3, "Timed steps, after one that is not.",
 
 def main(_) -> None:
     """Measure and print."""
-    config = configs.parse(_CONFIG.value)
+    config = schema.parse(_CONFIG.value)
     logging.getLogger("diffad_jax").setLevel(logging.ERROR)
     size = config.model.image_size
     if _DATA.value:
@@ -45,7 +47,7 @@ def main(_) -> None:
         out_shardings=sharding.replicated(mesh),
     )
     variables, key = init(), evaluate.run_key(config, mesh)
-    step = steps.jit_evaluate_step(networks, config, mesh)
+    step = jitted.evaluate_step(networks, config, mesh)
     batch, index, _ = next(
         evaluate.padded_batches(pictures.images, config.evaluate.batch_size, mesh)
     )

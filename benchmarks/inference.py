@@ -12,8 +12,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import sweep
-from diffad_jax import profiling, sharding, steps, train_state
-from diffad_jax.config import Config
+from configs.schema import Config
+from diffad_jax.method import jitted, train_state
+from diffad_jax.runs import profiling, sharding
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 
@@ -37,7 +38,7 @@ def row(config: Config, count: int) -> dict:
 
     timing = sweep.measure(step, count)
     used, predicted = sweep.peak_gib(), profiling.step_bytes(compiled)
-    form, flops = profiling.countable(config), None
+    form, flops = jitted.countable(config), None
     if form is not None:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
         flops = lower(*form, shapes).cost_analysis()["flops"]
@@ -57,7 +58,7 @@ def row(config: Config, count: int) -> dict:
 def lower(config: Config, mesh: jax.sharding.Mesh, inputs) -> jax.stages.Lowered:
     """The step for the devices of a mesh, from its inputs or from their shapes."""
     networks = train_state.define(config.model)
-    return steps.jit_evaluate_step(networks, config, mesh).lower(*inputs)
+    return jitted.evaluate_step(networks, config, mesh).lower(*inputs)
 
 
 if __name__ == "__main__":

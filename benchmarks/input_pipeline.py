@@ -31,7 +31,7 @@ import tensorflow as tf
 from absl import app, flags
 from ml_collections import config_flags
 
-from diffad_jax import config as configs
+from configs import schema
 from input_pipeline import augment, datasets, pipeline, synthesis
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
@@ -49,7 +49,7 @@ def main(_) -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    config = configs.parse(_CONFIG.value)
+    config = schema.parse(_CONFIG.value)
     # A cache of its own, else the preparation would be found done.
     with tempfile.TemporaryDirectory() as cache:
         data = dataclasses.replace(config.data, cache_dir=cache)
@@ -64,7 +64,7 @@ def main(_) -> None:
         table(category, textures, config, steady["image_ms"])
 
 
-def first_epoch(config: configs.Config):
+def first_epoch(config: schema.Config):
     """(category, textures, figures): preparation and the first batch."""
     size = config.model.image_size
     start, start_wall = time.process_time(), time.perf_counter()
@@ -83,7 +83,7 @@ def first_epoch(config: configs.Config):
     return category, textures, figures
 
 
-def steady_state(category: datasets.Category, textures, config: configs.Config) -> dict:
+def steady_state(category: datasets.Category, textures, config: schema.Config) -> dict:
     """Figures of training images against decodes."""
     try:
         import cv2
@@ -112,7 +112,7 @@ def steady_state(category: datasets.Category, textures, config: configs.Config) 
     }
 
 
-def _steady(category, textures, config: configs.Config, turn: int, labels: list[float]) -> float:
+def _steady(category, textures, config: schema.Config, turn: int, labels: list[float]) -> float:
     """CPU seconds a training image.
 
     The iterator lives in here only: what it prepares ahead must not fall into the time of the
@@ -125,7 +125,7 @@ def _steady(category, textures, config: configs.Config, turn: int, labels: list[
     return seconds / _BATCHES.value / config.train.batch_size
 
 
-def table(category: datasets.Category, textures, config: configs.Config, image_ms: float) -> None:
+def table(category: datasets.Category, textures, config: schema.Config, image_ms: float) -> None:
     """Print what each piece costs: CPU time a call, calls an image, the product."""
     made = pipeline.Examples(category, textures, config)
     n, size = len(category.train.images), config.model.image_size
@@ -184,7 +184,7 @@ def _batching(size: int, batch: int) -> float:
     return _cpu(lambda: [next(data) for _ in range(20)]) / 20 / batch
 
 
-def memory(config: configs.Config) -> dict[str, float]:
+def memory(config: schema.Config) -> dict[str, float]:
     """Peak memory with the largest sets, everything in memory."""
     size, rng = config.model.image_size, np.random.default_rng(0)
 

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.ndimage
 from absl import app, flags
 
-from diffad_jax import metrics, streaming
+from diffad_jax.scoring import metrics, pixel_sketch
 
 _PICTURES = flags.DEFINE_integer("pictures", 83, "Maps in the timed set.", lower_bound=2)
 _SIZE = flags.DEFINE_integer("size", 256, "Width and height of a map, px.", lower_bound=8)
@@ -84,7 +84,7 @@ def pictures(
 
 def collect(masks: np.ndarray, maps: np.ndarray) -> metrics.Ranking:
     """The ranking from batches."""
-    pixels = streaming.Pixels()
+    pixels = pixel_sketch.Pixels()
     for start in range(0, len(maps), BATCH):
         pixels.add(masks[start : start + BATCH], maps[start : start + BATCH])
     return pixels.ranking()
@@ -97,7 +97,7 @@ def streamed_peak(count: int, size: int) -> float:
     """
     generator = np.random.default_rng(1)
     masks, maps = pictures(generator, BATCH, size)
-    pixels = streaming.Pixels()
+    pixels = pixel_sketch.Pixels()
     for start in range(0, count, BATCH):
         move, bend = int(generator.integers(size)), generator.uniform(0.8, 1.25)
         rows = min(BATCH, count - start)

@@ -18,8 +18,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks import breakdown
-from diffad_jax import config as configs
-from diffad_jax import profiling
+from configs import schema
+from diffad_jax.runs import profiling
 
 # Words of a variant, such as "bfloat16+norms": the configuration changes they stand for.
 WORDS = {
@@ -53,7 +53,7 @@ def define_flags(variants: str, batches: str) -> None:
     flags.DEFINE_string("row", "", "Measure this variant only, in this process (used inside).")
 
 
-def main(module: str, task: str, config, row: Callable[[configs.Config, int], dict]) -> None:
+def main(module: str, task: str, config, row: Callable[[schema.Config, int], dict]) -> None:
     """Print one row (`--row`), or measure all."""
     if flags.FLAGS.row:
         print(json.dumps(row(configured(config, flags.FLAGS.row), flags.FLAGS.steps)))
@@ -120,7 +120,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def configured(config, variant: str) -> configs.Config:
+def configured(config, variant: str) -> schema.Config:
     """The configuration with the changes of a variant."""
     for word in variant.split("+"):
         if word not in WORDS:
@@ -128,7 +128,7 @@ def configured(config, variant: str) -> configs.Config:
         config.model.update(WORDS[word])
         if word == "highest":
             jax.config.update("jax_default_matmul_precision", "highest")
-    return configs.parse(config)
+    return schema.parse(config)
 
 
 def measure(function: Callable[[], object], steps: int) -> dict[str, float]:
@@ -172,7 +172,7 @@ def peak_gib() -> float:
     return round((device or process) / 2**30, 2)
 
 
-def random_batch(config: configs.Config) -> dict[str, np.ndarray]:
+def random_batch(config: schema.Config) -> dict[str, np.ndarray]:
     """A batch of noise pictures; every other one anomalous."""
     generator, size = np.random.default_rng(0), config.model.image_size
     count = config.train.batch_size

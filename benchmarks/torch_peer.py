@@ -19,8 +19,8 @@ from ml_collections import config_flags
 from torch import nn
 from torch.nn import functional
 
-from diffad_jax import config as configs
-from diffad_jax import diffusion
+from configs import schema
+from diffad_jax.method import diffusion
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,11 +57,11 @@ class ResBlock(nn.Module):
         super().__init__()
         self.resample = resample
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(configs.GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, 1, 1)
+            nn.GroupNorm(schema.GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, 1, 1)
         )
         self.embed_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, outputs))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(configs.GROUPS, outputs),
+            nn.GroupNorm(schema.GROUPS, outputs),
             nn.SiLU(),
             nn.Identity(),
             nn.Conv2d(outputs, outputs, 3, 1, 1),
@@ -83,7 +83,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(configs.GROUPS, channels)
+        self.norm = nn.GroupNorm(schema.GROUPS, channels)
         self.to_qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
@@ -99,7 +99,7 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """The noise in x at time t."""
 
-    def __init__(self, config: configs.ModelConfig):
+    def __init__(self, config: schema.ModelConfig):
         super().__init__()
         base, wide, widths = config.unet_base, 4 * config.unet_base, config.level_channels
 
@@ -136,7 +136,7 @@ class UNet(nn.Module):
             nn.ModuleList(nn.ModuleList(layers) for layers in side) for side in (down, up)
         )
         self.out = nn.Sequential(
-            nn.GroupNorm(configs.GROUPS, last), nn.SiLU(), nn.Conv2d(last, 3, 3, 1, 1)
+            nn.GroupNorm(schema.GROUPS, last), nn.SiLU(), nn.Conv2d(last, 3, 3, 1, 1)
         )
 
     def forward(self, x, t):
@@ -196,7 +196,7 @@ class Segmentation(nn.Module):
 class Peer(nn.Module):
     """One forward pass of the method: noise, denoise twice, guide, segment."""
 
-    def __init__(self, config: configs.Config, together: bool):
+    def __init__(self, config: schema.Config, together: bool):
         super().__init__()
         self.unet = UNet(config.model)
         self.segmentation = Segmentation(config.model.segmentation_base)
@@ -218,7 +218,7 @@ class Peer(nn.Module):
         return e_s, e_b, self.segmentation(torch.cat([x, guided], dim=1))
 
 
-def loss_of(outputs, noises, mask, label, weights: configs.LossConfig):
+def loss_of(outputs, noises, mask, label, weights: schema.LossConfig):
     """Sum of noise, focal and smooth-L1 loss, as in `diffad_jax.losses`."""
     e_s, e_b, probability = outputs
     errors = sum((e - n).square().mean((1, 2, 3)) for e, n in zip((e_s, e_b), noises, strict=True))
@@ -230,7 +230,7 @@ def loss_of(outputs, noises, mask, label, weights: configs.LossConfig):
     return noise + weights.focal_weight * focal.mean() + weights.smooth_l1_weight * distance
 
 
-def prepared(config: configs.Config, mode: str):
+def prepared(config: schema.Config, mode: str):
     """The module as a mode runs it, and the context of its forward passes."""
     best = mode == "best"
     peer = Peer(config, together=best).to(DEVICE)
@@ -240,7 +240,7 @@ def prepared(config: configs.Config, mode: str):
     return peer, torch.autocast(DEVICE, torch.bfloat16, enabled=best)
 
 
-def inputs(config: configs.Config):
+def inputs(config: schema.Config):
     """Random pictures, time steps and noises; mask and label."""
     torch.manual_seed(0)
     b, s, d = config.train.batch_size, config.model.image_size, config.diffusion
@@ -252,7 +252,7 @@ def inputs(config: configs.Config):
     return (x, t_s, t_b, e_1, e_2), mask, label
 
 
-def training(config: configs.Config, mode: str):
+def training(config: schema.Config, mode: str):
     """A function that makes one training step."""
     peer, precision = prepared(config, mode)
     arguments, mask, label = inputs(config)
@@ -277,7 +277,7 @@ def training(config: configs.Config, mode: str):
     return step
 
 
-def inference(config: configs.Config, mode: str):
+def inference(config: schema.Config, mode: str):
     """A function that judges one batch."""
     peer, precision = prepared(config, mode)
     peer.eval()
@@ -320,11 +320,12 @@ def measured(step, count: int, batch: int) -> dict:
     }
 
 
-def check(config: configs.Config) -> dict:
+def check(config: schema.Config) -> dict:
     """Largest difference of the two implementations, relative to the outputs' scale."""
     import jax
 
-    from diffad_jax import convert, steps, train_state
+    from diffad_jax.method import steps, train_state
+    from diffad_jax.models import torch_weights
 
     variables = train_state.init_variables(config.model, jax.random.key(0))
     generator = np.random.default_rng(0)
@@ -335,7 +336,7 @@ def check(config: configs.Config) -> dict:
     params = jax.tree.map(lambda x: np.float32(shake(np.asarray(x))), variables.params)
     variables = train_state.Variables(params, variables.batch_stats)
     peer = Peer(config, together=False).eval()
-    states = convert.to_torch(variables.params, variables.batch_stats, config.model)
+    states = torch_weights.to_torch(variables.params, variables.batch_stats, config.model)
     for part, state in zip((peer.unet, peer.segmentation), states, strict=True):
         part.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     arguments, _, _ = inputs(config)
@@ -354,7 +355,7 @@ def check(config: configs.Config) -> dict:
 
 def main(_) -> None:
     """Check, or measure and print one row."""
-    config, given = configs.parse(_CONFIG.value), flags.FLAGS
+    config, given = schema.parse(_CONFIG.value), flags.FLAGS
     if given.check:
         print(json.dumps(check(config)))
         return

@@ -18,8 +18,9 @@ from jax.experimental import topologies
 from ml_collections import config_flags
 
 from benchmarks import hlo
-from diffad_jax import config as configs
-from diffad_jax import optim, profiling, sharding, steps
+from configs import schema
+from diffad_jax.method import jitted, optim
+from diffad_jax.runs import profiling, sharding
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 BYTES = {"pred": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
@@ -28,11 +29,11 @@ BYTES = {"pred": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, 
 def main(_) -> None:
     """Compile and print one JSON line."""
     jax.config.update("jax_platforms", "cpu")
-    config = configs.parse(_CONFIG.value)
+    config = schema.parse(_CONFIG.value)
     topology = topologies.get_topology_desc(flags.FLAGS.topology, platform="tpu")
     mesh = sharding.data_mesh(topology.devices)
     optimizer = optim.optimizer(config, total_steps=1000)
-    compiled = steps.lower_train_step(optimizer, config, mesh).compile()
+    compiled = jitted.lower_train_step(optimizer, config, mesh).compile()
     text = compiled.as_text()
     if flags.FLAGS.hlo:
         pathlib.Path(flags.FLAGS.hlo).write_text(text)

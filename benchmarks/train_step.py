@@ -14,8 +14,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import sweep
-from diffad_jax import optim, profiling, sharding, steps, train_state
-from diffad_jax.config import Config
+from configs.schema import Config
+from diffad_jax.method import jitted, optim, train_state
+from diffad_jax.runs import profiling, sharding
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 
@@ -31,7 +32,7 @@ def row(config: Config, count: int) -> dict:
     batch = sharding.to_devices(sweep.random_batch(config), mesh)
 
     networks = train_state.define(config.model)
-    lowered = steps.jit_train_step(networks, optimizer, config, mesh).lower(state, batch, key)
+    lowered = jitted.train_step(networks, optimizer, config, mesh).lower(state, batch, key)
     compiled, compile_seconds = sweep.timed(lowered.compile)
 
     def step():
@@ -41,7 +42,7 @@ def row(config: Config, count: int) -> dict:
 
     timing = sweep.measure(step, count)
     used, predicted = sweep.peak_gib(), profiling.step_bytes(compiled)
-    flops = profiling.step_flops(config)
+    flops = jitted.step_flops(config)
     return {
         "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
         "image_size": config.model.image_size,

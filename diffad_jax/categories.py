@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from configs.schema import Config
 from diffad_jax import compare
-from diffad_jax import workdir as workdirs
-from diffad_jax.config import Config
+from diffad_jax.runs import files, lock
 from input_pipeline import layouts
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def run(
     if platform != "cpu" and workers > count:
         raise ValueError(f"--workers={workers}, but there are {count} {platform} devices")
     base.mkdir(parents=True, exist_ok=True)
-    with workdirs.Hold(base):
+    with lock.Hold(base):
         if mode == "train":
             _mark_done(jobs, base, config)
         with _told_to_stop() as stopping, _display(jobs, config) as show:
@@ -187,12 +187,12 @@ def write(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None:
     """Write categories.json: how each stands."""
     states = {job.name: {"state": job.state, "log": str(job.log)} for job in jobs}
     content = {"config": config.to_dict(), "categories": states}
-    workdirs.write(workdir / "categories.json", json.dumps(content, indent=2) + "\n")
+    files.write(workdir / "categories.json", json.dumps(content, indent=2) + "\n")
 
 
 def _job(name: str, workdir: epath.PathLike) -> Job:
     folder = epath.Path(workdir) / name
-    if workdirs.is_remote(workdir):  # a process cannot write its messages there
+    if files.is_remote(workdir):  # a process cannot write its messages there
         return Job(name, folder, pathlib.Path(tempfile.gettempdir()) / f"diffad_jax_{name}.txt")
     return Job(name, folder, pathlib.Path(os.path.abspath(folder)) / "log.txt")
 

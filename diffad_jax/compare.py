@@ -13,8 +13,11 @@ from typing import Any
 
 from etils import epath
 
-from diffad_jax import comparison, metrics, workdir
-from diffad_jax.comparison import MEASURES, Line, Result
+from configs import stored
+from diffad_jax.reporting import tables
+from diffad_jax.reporting.tables import MEASURES, Line, Result
+from diffad_jax.runs import files
+from diffad_jax.scoring import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +44,15 @@ def run(workdirs: Sequence[epath.PathLike], output: epath.PathLike | None = None
         logger.warning("without an evaluation, left out: %s", ", ".join(without))
     lines, notes = tabulate(results)
     target = common_parent(folders) if output is None else epath.Path(output)
-    markdown = comparison.to_markdown(lines, notes)
+    markdown = tables.to_markdown(lines, notes)
     contents = {
         "md": markdown,
-        "tex": comparison.to_latex(lines, notes),
-        "csv": comparison.to_csv(lines),
-        "html": comparison.to_html(lines, notes, target),
+        "tex": tables.to_latex(lines, notes),
+        "csv": tables.to_csv(lines),
+        "html": tables.to_html(lines, notes, target),
     }
     for ending, content in contents.items():
-        workdir.write(target / f"comparison.{ending}", content)
+        files.write(target / f"comparison.{ending}", content)
     logger.info("comparison of %d runs: %s\n%s", len(results), target, markdown)
     return target
 
@@ -82,7 +85,7 @@ def read(folder: epath.Path) -> Result | None:
     if not files:
         return None
     newest = max(files, key=lambda file: int(file.parent.name))
-    values, config = _mapping(newest), _mapping(workdir.config_path(folder))
+    values, config = _mapping(newest), _mapping(stored.path(folder))
     wrong = [key for key in MEASURES if not isinstance(values.get(key), float | int | None)]
     if wrong:
         raise ValueError(f"{newest}: {wrong[0]} is {values[wrong[0]]!r}, not a number")
@@ -164,10 +167,10 @@ def _competing(
     best: list[set[str]] = [set() for _ in rows]
     if len(rows) > 1:
         for key in fair:
-            shown = [comparison.percent(values, key) for values, _, _ in rows]
-            numbers = [float(text) for text in shown if comparison.is_number(text)]
+            shown = [tables.percent(values, key) for values, _, _ in rows]
+            numbers = [float(text) for text in shown if tables.is_number(text)]
             for i, text in enumerate(shown):
-                if comparison.is_number(text) and float(text) == max(numbers):
+                if tables.is_number(text) and float(text) == max(numbers):
                     best[i].add(key)
     return [
         Line(category, name, values, frozenset(best[i]), result)
@@ -189,7 +192,7 @@ def _expand(given: epath.PathLike) -> list[epath.Path]:
 
 def _runs(folder: epath.Path, depth: int) -> list[epath.Path]:
     """The folder itself where it is a run, else the runs in it."""
-    if workdir.config_path(folder).exists():
+    if stored.path(folder).exists():
         return [folder]
     return [run for path in _folders(folder) if depth for run in _runs(path, depth - 1)]
 

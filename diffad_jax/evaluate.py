@@ -11,20 +11,12 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Int32, UInt8
 
-from diffad_jax import (
-    checkpoint,
-    metrics,
-    optim,
-    page,
-    report,
-    sharding,
-    steps,
-    streaming,
-    threshold,
-    workdir,
-)
-from diffad_jax.config import Config
-from diffad_jax.train_state import TrainState, Variables, define, init
+from configs.schema import Config
+from diffad_jax.method import jitted, optim, steps
+from diffad_jax.method.train_state import TrainState, Variables, define, init
+from diffad_jax.reporting import grid, page, tables
+from diffad_jax.runs import checkpoint, sharding
+from diffad_jax.scoring import metrics, pixel_sketch, results, threshold
 from input_pipeline.datasets import Category, Pictures, load_category
 
 logger = logging.getLogger(__name__)
@@ -37,7 +29,7 @@ def run(config: Config, folder: epath.PathLike) -> dict[str, float]:
     Raises:
       ValueError: no run, no checkpoint, another model's run, or unusable pictures.
     """
-    workdir.check_model(folder, config)  # before the pictures are read
+    folder.check_model(folder, config)  # before the pictures are read
     pictures = load_category(config.data, config.model.image_size)
     if not len(shown(pictures).images):
         raise ValueError(
@@ -46,7 +38,7 @@ def run(config: Config, folder: epath.PathLike) -> dict[str, float]:
         )
     mesh = sharding.data_mesh()
     variables, step = restore(config, folder, mesh)
-    step_fn = steps.jit_evaluate_step(define(config.model), config, mesh)
+    step_fn = jitted.evaluate_step(define(config.model), config, mesh)
     key = run_key(config, mesh)
     return category(folder, step, step_fn, variables, key, pictures, config, mesh)
 
@@ -59,7 +51,7 @@ def shown(pictures: Category) -> Pictures:
 def category(
     folder: epath.PathLike,
     step: int,
-    step_fn: steps.EvaluateStep,
+    step_fn: jitted.EvaluateStep,
     variables: Variables,
     key: jax.Array,
     pictures: Category,
@@ -96,7 +88,7 @@ def category(
     return values
 
 
-def good(judged: report.Evaluation | None) -> threshold.Good:
+def good(judged: results.Evaluation | None) -> threshold.Good:
     """Scores and largest map values of the good pictures."""
     rows = [] if judged is None else np.flatnonzero(judged.labels == 0)
     peaks = [judged.maps[row].max() for row in rows]
@@ -110,7 +102,7 @@ def restore(config: Config, folder: epath.PathLike, mesh: Mesh) -> tuple[Variabl
     Raises:
       ValueError: no run, no such checkpoint, or another model's run.
     """
-    workdir.check_model(folder, config)
+    folder.check_model(folder, config)
     name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[config.evaluate.checkpoint]
     with checkpoint.Checkpoints(folder, writer=False, name=name) as checkpoints:
         state = checkpoints.restore(restore_target(config, mesh))
@@ -136,13 +128,13 @@ def run_key(config: Config, mesh: Mesh) -> jax.Array:
 
 
 def judge(
-    step_fn: steps.EvaluateStep,
+    step_fn: jitted.EvaluateStep,
     variables: Variables,
     key: jax.Array,
     pictures: Pictures,
     config: Config,
     mesh: Mesh,
-) -> report.Evaluation:
+) -> results.Evaluation:
     """Run every picture through the model, in batches padded to one shape.
 
     The noise of a picture is a function of (key, the picture), so neither the batch size, the
@@ -163,7 +155,7 @@ def judge(
         scores.append(judged.score)
         maps.append(judged.anomaly_map[..., 0])
         reconstructions.append(np.round(judged.reconstruction * 255))
-    return report.Evaluation(
+    return results.Evaluation(
         names=pictures.names,
         defects=pictures.defects,
         labels=pictures.labels,
@@ -177,7 +169,7 @@ def judge(
 
 
 def judgements(
-    step_fn: steps.EvaluateStep,
+    step_fn: jitted.EvaluateStep,
     variables: Variables,
     key: jax.Array,
     images: UInt8[np.ndarray, "n s s 3"],
@@ -269,13 +261,13 @@ def padded_batches(
         yield sharding.share(image, mesh), sharding.share(index, mesh), len(real)
 
 
-def measure(judged: report.Evaluation, pixels: metrics.Ranking | None) -> dict[str, float]:
+def measure(judged: results.Evaluation, pixels: metrics.Ranking | None) -> dict[str, float]:
     """`metrics.of_images`, and `of_pixels` where the truth of every picture is known."""
     values = metrics.of_images(judged.labels, judged.scores)
     return values if pixels is None else values | metrics.of_pixels(pixels)
 
 
-def rank_pixels(judged: report.Evaluation, config: Config) -> metrics.Ranking | None:
+def rank_pixels(judged: results.Evaluation, config: Config) -> metrics.Ranking | None:
     """The ranking of all pixels; None where a defective picture has no mask.
 
     Exact up to `evaluate.exact_pictures` pictures; in bounded memory beyond.
@@ -286,7 +278,7 @@ def rank_pixels(judged: report.Evaluation, config: Config) -> metrics.Ranking | 
     if len(rows) <= config.evaluate.exact_pictures:
         truth = np.array([judged.truth(row) for row in rows]).reshape(judged.maps.shape)
         return metrics.rank_pixels(truth, judged.maps)
-    pixels = streaming.Pixels()
+    pixels = pixel_sketch.Pixels()
     for some in chunks(len(rows)):
         pixels.add(
             np.stack([judged.truth(row) for row in some.tolist()]), np.array(judged.maps[some])
@@ -297,7 +289,7 @@ def rank_pixels(judged: report.Evaluation, config: Config) -> metrics.Ranking | 
 def write(
     folder: epath.PathLike,
     step: int,
-    judged: report.Evaluation,
+    judged: results.Evaluation,
     values: dict[str, float],
     pixels: metrics.Ranking | None,
     found: threshold.Threshold | None,
@@ -322,11 +314,11 @@ def write(
     if found is not None:
         threshold.write(folder, found)
         cut = found.image
-    report.write_metrics(target / "metrics.json", values)
-    report.write_scores(target / "scores.csv", judged, cut)
-    rows = report.choose_rows(judged, config.evaluate.grid_rows)
+    tables.write_metrics(target / "metrics.json", values)
+    tables.write_scores(target / "scores.csv", judged, cut)
+    rows = grid.choose_rows(judged, config.evaluate.grid_rows)
     title = f"{config.data.category}, step {step}"
-    report.write_grid(target / "grid.png", judged, rows, title, cut)
+    grid.write_grid(target / "grid.png", judged, rows, title, cut)
     page.write(target / "report.html", step, judged, values, pixels, found, config)
-    logger.info("%s\n%s", title, report.table(values))
+    logger.info("%s\n%s", title, tables.summary(values))
     logger.info("report: %s", target / "report.html")

@@ -46,11 +46,14 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from diffad_jax import evaluate, inputs, report, sharding, workdir
-from diffad_jax import threshold as thresholds
-from diffad_jax.config import Config
-from diffad_jax.predictions import COLUMNS, Prediction, Tables
-from diffad_jax.predictor import Predictor
+from configs.schema import Config
+from diffad_jax import evaluate
+from diffad_jax.predicting import files as inputs
+from diffad_jax.predicting.predictor import Predictor
+from diffad_jax.predicting.results import COLUMNS, Prediction, Tables
+from diffad_jax.reporting import drawing
+from diffad_jax.runs import files, folder, sharding
+from diffad_jax.scoring.threshold import Threshold, read
 from input_pipeline.pictures import decode_rgb
 
 logger = logging.getLogger(__name__)
@@ -58,12 +61,12 @@ UNREADABLE = 3  # exit status
 
 
 def load(
-    folder: epath.PathLike, config: Config | None = None, threshold: float | None = None
+    workdir: epath.PathLike, config: Config | None = None, threshold: float | None = None
 ) -> Predictor:
     """The newest checkpoint of a run, ready to be called.
 
     Args:
-      folder: the run's folder, local or gs://.
+      workdir: the run's folder, local or gs://.
       config: by default the run's own; another must have the same model.
       threshold: a picture is called defective where its score is at least this; by default what
         `--mode evaluate` stored. It takes the place of the threshold of the score only; where none
@@ -74,10 +77,10 @@ def load(
     """
     if jax.process_count() > 1:
         raise ValueError(f"predict works on one host, this is one of {jax.process_count()}")
-    config = workdir.read_config(folder) if config is None else config
+    config = folder.read_config(workdir) if config is None else config
     mesh = sharding.data_mesh()
-    variables, step = evaluate.restore(config, folder, mesh)
-    stored = thresholds.read(folder)
+    variables, step = evaluate.restore(config, workdir, mesh)
+    stored = read(workdir)
     if stored is not None and stored.step != step:
         logger.warning("the threshold is of step %d, the model of step %d", stored.step, step)
     known = [None if t is None or math.isnan(t) else t for t in _stored(stored)]
@@ -89,13 +92,13 @@ def load(
         logger.warning(
             "%s has no threshold: scores only, no verdicts; --mode evaluate finds one, "
             "--threshold gives one",
-            folder,
+            workdir,
         )
     return Predictor(config, variables, step, image, pixel, mesh)
 
 
 def run(
-    folder: epath.PathLike,
+    workdir: epath.PathLike,
     pattern: str | os.PathLike,
     output: str | os.PathLike,
     config: Config | None = None,
@@ -107,7 +110,7 @@ def run(
     tables name the ones that belong together.
 
     Args:
-      folder: the run's folder, local or gs://.
+      workdir: the run's folder, local or gs://.
       pattern: a picture, a folder or a glob pattern, local.
       output: the folder for the results, local; made if need be.
       config: see `load`.
@@ -121,7 +124,7 @@ def run(
     """
     sources = inputs.find(pattern, output)
     target = _output_folder(output)
-    model = load(folder, config, threshold)
+    model = load(workdir, config, threshold)
     counts = dict.fromkeys(("good", "defective", "without verdict", "unreadable"), 0)
 
     def finish(source: inputs.Source, picture, result) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def run(
     return counts["unreadable"]
 
 
-def _stored(stored: thresholds.Threshold | None) -> tuple[float | None, float | None]:
+def _stored(stored: Threshold | None) -> tuple[float | None, float | None]:
     return (None, None) if stored is None else (stored.image, stored.pixel)
 
 
@@ -172,10 +175,10 @@ def _write(
         return row | {"error": str(result)}
     kind = model.config.predict.maps
     anomaly_map, overlay = f"maps/{source.output(f'.{kind}')}", f"overlays/{source.output('.png')}"
-    workdir.write(epath.Path(target / anomaly_map), _encoded(result.anomaly_map, kind))
+    files.write(epath.Path(target / anomaly_map), _encoded(result.anomaly_map, kind))
     corners = [(box.x, box.y, box.width, box.height) for box in result.boxes]
-    drawn = report.outline(report.overlay(picture, result.anomaly_map, 1.0), corners)
-    workdir.write(epath.Path(target / overlay), _png(drawn))
+    drawn = drawing.frames(drawing.overlay(picture, result.anomaly_map, 1.0), corners)
+    files.write(epath.Path(target / overlay), _png(drawn))
     verdict = None if result.defective is None else ("good", "defective")[result.defective]
     return row | {
         "score": result.score,

@@ -14,21 +14,12 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from diffad_jax import (
-    checkpoint,
-    cluster,
-    evaluate,
-    logs,
-    optim,
-    profiling,
-    report,
-    sharding,
-    steps,
-    train_state,
-)
-from diffad_jax import workdir as workdirs
-from diffad_jax.config import Config
-from diffad_jax.train_state import TrainState
+from configs.schema import Config
+from diffad_jax import evaluate
+from diffad_jax.method import jitted, optim, train_state
+from diffad_jax.method.train_state import TrainState
+from diffad_jax.reporting import grid
+from diffad_jax.runs import checkpoint, lock, logs, processes, profiling, sharding
 from input_pipeline import datasets, pipeline
 
 logger = logging.getLogger(__name__)
@@ -44,11 +35,11 @@ class Run:
     workdir: epath.PathLike
     mesh: Mesh
     category: datasets.Category
-    hold: workdirs.Hold
+    hold: lock.Hold
     total_steps: int
     key: jax.Array
     train_step: Callable
-    evaluate_step: steps.EvaluateStep
+    evaluate_step: jitted.EvaluateStep
     batches: Iterator[dict[str, np.ndarray]]
     checkpoints: checkpoint.Checkpoints
     best: checkpoint.Best
@@ -75,8 +66,8 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     # Everything that can be wrong with the input is found here, before anything is compiled.
     mesh = sharding.data_mesh()
     category, textures = load(config, mesh)
-    hold = workdirs.Hold(workdir, config)
-    with cluster.by_the_first(hold), profiling.fitting(config), cluster.watched():
+    hold = lock.Hold(workdir, config)
+    with processes.by_the_first(hold), profiling.fitting(config), processes.watched():
         return loop(*prepare(config, workdir, mesh, category, textures, hold))
 
 
@@ -110,7 +101,7 @@ def prepare(config, workdir, mesh, category, textures, hold) -> tuple[Run, Train
     )
     run = Run(
         *(config, workdir, mesh, category, hold, total_steps, key, train_step),
-        evaluate_step=steps.jit_evaluate_step(networks, config, mesh),
+        evaluate_step=jitted.evaluate_step(networks, config, mesh),
         batches=batches,
         checkpoints=checkpoints,
         best=checkpoint.Best(workdir, config.train.keep_best),
@@ -127,7 +118,7 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
     preemption = Preemption()
     with (
         run.checkpoints, run.best, run.log, run.meter, run.trace, preemption,
-        cluster.watched(), jax.transfer_guard("disallow"),
+        processes.watched(), jax.transfer_guard("disallow"),
     ):  # fmt: skip
         # Again, because the process may have been killed between this step's checkpoint and that.
         final = evaluation(run, state, first_step) if first_step else None
@@ -226,13 +217,13 @@ def compile_step(networks, optimizer, config: Config, state, key, mesh):
         name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding.split(mesh))
         for name, shape in shapes.items()
     }
-    step = steps.jit_train_step(networks, optimizer, config, mesh)
+    step = jitted.train_step(networks, optimizer, config, mesh)
     compiled = step.lower(state, batch, key).compile()
     limit = profiling.memory_stats("bytes_limit")
     profiling.report_memory(profiling.step_bytes(compiled), limit, config)
     if profiling.peak_flops(mesh.devices.flat[0].device_kind) is None:
         return compiled, None  # nothing to compare them with
-    return compiled, profiling.step_flops(config)
+    return compiled, jitted.step_flops(config)
 
 
 def length(config: Config, pictures: int) -> int:
@@ -282,7 +273,7 @@ def training_picture(run: Run, state: TrainState, batch) -> np.ndarray:
     inputs, index, count = next(padded)
     variables = evaluate.weights(state, run.config)
     judged = jax.device_get(run.evaluate_step(variables, inputs, index, run.key))
-    return report.training_panel(
+    return grid.training_panel(
         image[:count], judged.reconstruction[:count], judged.anomaly_map[:count], mask[:count]
     )
 

@@ -12,12 +12,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int, Int32, UInt8
 
-from diffad_jax.config import DataConfig
-from input_pipeline import tfds_pictures
+from configs.schema import DataConfig
+from input_pipeline import textures
 from input_pipeline.builder import PicturesConfig, find, kind_of, prepare, records
 from input_pipeline.layouts import LAYOUTS
+from input_pipeline.on_disk import Stored
 from input_pipeline.scan import GOOD, check_masks
-from input_pipeline.stored import Stored
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def load_textures(
 
 def textures_builder(data: DataConfig, image_size: int) -> tfds.core.DatasetBuilder:
     """The prepared pictures of `data.textures`; as `builder_of`."""
-    folder = tfds_pictures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
+    folder = textures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
     return builder_of(folder, "textures", data, image_size)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from scipy import ndimage
 
 from input_pipeline.datasets import Category
-from input_pipeline.stored import Stored
+from input_pipeline.on_disk import Stored
 
 logger = logging.getLogger(__name__)
 

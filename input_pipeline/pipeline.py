@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import UInt8
 
-from diffad_jax.config import Config
+from configs.schema import Config
 from input_pipeline.datasets import Category
 from input_pipeline.foreground import (
     COMPUTED,
@@ -23,9 +23,9 @@ from input_pipeline.foreground import (
     foregrounds_for,
     random_part,
 )
-from input_pipeline.procedural import procedural_textures
-from input_pipeline.stored import Stored
+from input_pipeline.on_disk import Stored
 from input_pipeline.synthesis import origin, synthesize, unit
+from input_pipeline.textures import procedural_textures
 
 # Streams of the draws made here, folded into the example's seed; the synthesis has its own.
 _TEXTURE_STREAM = 7001

@@ -16,7 +16,8 @@ from etils import epath
 from rich.console import Console
 
 from diffad_jax import categories
-from tests import folders, helpers, test_train
+from tests import test_train
+from tests.support import folders, helpers
 
 
 @pytest.fixture

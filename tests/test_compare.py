@@ -11,10 +11,11 @@ import urllib.parse
 import pytest
 from etils import epath
 
-from diffad_jax import compare, comparison
-from tests.test_page import Page
+from diffad_jax import compare
+from diffad_jax.reporting import tables
+from tests.reporting.test_page import Page
 
-KEYS = list(comparison.MEASURES)
+KEYS = list(tables.MEASURES)
 
 
 def make(folder, category, *steps, **changes):
@@ -67,7 +68,7 @@ def test_a_row_a_category_and_their_mean(tmp_path):
     make(tmp_path / "x_bottle", "bottle", 9, 100)  # the newest counts, not the last by name
     assert compare.run([tmp_path]) == tmp_path
     expected = [
-        ["category", *comparison.MEASURES.values()],
+        ["category", *tables.MEASURES.values()],
         ["bottle", "60.0", "61.0", "62.0", "63.0", "64.0", "65.0", "66.0", "67.0"],
         ["grid", "54.0", "55.0", "56.0", "57.0", "58.0", "59.0", "60.0", "61.0"],
         ["mean", "57.0", "58.0", "59.0", "60.0", "61.0", "62.0", "63.0", "64.0"],

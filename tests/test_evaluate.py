@@ -10,11 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from diffad_jax import evaluate, metrics, sharding, steps, threshold, train_state
+from diffad_jax import evaluate
+from diffad_jax.method import jitted, steps, train_state
+from diffad_jax.runs import sharding
+from diffad_jax.scoring import metrics, threshold
 from input_pipeline.datasets import Category, Pictures
-from input_pipeline.stored import Stored
-from tests import helpers
-from tests.test_sharding import configured, random_variables
+from input_pipeline.on_disk import Stored
+from tests.runs.test_sharding import configured, random_variables
+from tests.support import helpers
 
 
 def pictures_of(labels, seed=5, masks=True):
@@ -55,7 +58,7 @@ def judge():
         config = configured(evaluate__batch_size=batch_size, evaluate__top_pixels=7)
         mesh = sharding.data_mesh(jax.devices()[:devices])
         if (devices, batch_size) not in compiled:
-            step = steps.jit_evaluate_step(train_state.define(config.model), config, mesh)
+            step = jitted.evaluate_step(train_state.define(config.model), config, mesh)
             compiled[devices, batch_size] = step
         step = compiled[devices, batch_size]
         variables = jax.device_put(random_variables(config), sharding.replicated(mesh))

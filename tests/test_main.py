@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from diffad_jax import checkpoint, command_line, optim, train_state, workdir
-from tests import folders, helpers
+from diffad_jax import flags
+from diffad_jax.method import optim, train_state
+from diffad_jax.runs import checkpoint, folder
+from tests.support import folders, helpers
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def finished_run(root):
     rng = np.random.default_rng(0)
     # Positive, because the running variances are among them.
     state = jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape).astype(x.dtype), shapes)
-    workdir.claim(root / "run", config)
+    folder.claim(root / "run", config)
     with checkpoint.Checkpoints(root / "run") as checkpoints:
         checkpoints.save(0, state)
     return root / "run"
@@ -179,12 +181,12 @@ def test_what_a_mode_needs_is_one_line(tmp_path, arguments, line):
     ],
 )
 def test_arguments_are_found_before_they_are_parsed(argv, value):
-    assert command_line.given(["main.py", *argv], "mode") == value
+    assert flags.given(["main.py", *argv], "mode") == value
 
 
 @pytest.mark.parametrize("config", [["--config", "FILE"], ["--config=FILE"]])
 def test_overrides_may_stand_before_the_configuration(config):
     argv = ["main", "--config.seed=1", "--workdir", "w", *config, "--config.data.root=r", "--mode"]
     expected = ["main", *config, "--config.seed=1", "--workdir", "w", "--config.data.root=r"]
-    assert command_line.config_first(argv) == [*expected, "--mode"]
-    assert command_line.config_first(["main", "--config"]) == ["main", "--config"]
+    assert flags.config_first(argv) == [*expected, "--mode"]
+    assert flags.config_first(["main", "--config"]) == ["main", "--config"]

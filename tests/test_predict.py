@@ -12,20 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffad_jax import (
-    checkpoint,
-    evaluate,
-    optim,
-    predict,
-    predictions,
-    predictor,
-    steps,
-    train_state,
-    workdir,
-)
-from diffad_jax import threshold as thresholds
+from diffad_jax import evaluate, predict
+from diffad_jax.method import optim, steps, train_state
+from diffad_jax.predicting import predictor, results
+from diffad_jax.runs import checkpoint, folder
+from diffad_jax.scoring import threshold
 from input_pipeline import pictures
-from tests import folders, helpers, odd_pictures, toy_model
+from tests.support import folders, helpers, odd_pictures, toy_model
 
 SIZE = 32  # px, of the model
 
@@ -53,14 +46,14 @@ def run(tmp_path_factory, toy):
     )
     optimizer = optim.optimizer(config, total_steps=1)
     state = train_state.init(config, optimizer, jax.random.key(0))
-    workdir.claim(root / "run", config)
+    folder.claim(root / "run", config)
     with checkpoint.Checkpoints(root / "run") as checkpoints:
         checkpoints.save(7, dataclasses.replace(state, step=state.step + 7))
     evaluate.run(config, root / "run")
     scores = [float(row["score"]) for row in table(root / "run/eval/7/scores.csv")]
     median = float(np.median(scores))
-    threshold = thresholds.Threshold(median, 0.5, "f1_max", None, 11, 0.0, 7)
-    thresholds.write(root / "run", threshold)
+    found = threshold.Threshold(median, 0.5, "f1_max", None, 11, 0.0, 7)
+    threshold.write(root / "run", found)
     return config, root / "run", category
 
 
@@ -104,7 +97,7 @@ def test_a_test_picture_gets_evaluations_score(run, model, tmp_path):
     rows = table(tmp_path / "predictions.csv")
     assert {f"test/{row['picture']}": float(row["score"]) for row in rows} == judged
     assert [row["picture"] for row in rows] == sorted(row["picture"] for row in rows)
-    stored = thresholds.read(folder)
+    stored = threshold.read(folder)
     for row in rows:
         defective = float(row["score"]) >= stored.image
         assert row["verdict"] == ("defective" if defective else "good")
@@ -126,7 +119,7 @@ def test_files_say_what_the_api_says(run, model, shared, tmp_path):
             assert image.mode == "I;16" and image.size == (48, 48)
             stored = np.asarray(image) / 65535
         np.testing.assert_allclose(stored, result.anomaly_map, atol=1 / 65535)
-        boxes = [predictions.Box(**box) for box in row["boxes"]]
+        boxes = [results.Box(**box) for box in row["boxes"]]
         assert len(boxes) == len(result.boxes) > 0
         for one, other in zip(boxes, result.boxes, strict=True):
             assert one.peak == pytest.approx(other.peak, abs=1e-6)
@@ -247,7 +240,7 @@ def test_whatever_people_have_in_a_folder(run, model, shared, tmp_path):
     written = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
     assert written == {*files, "predictions.csv", "predictions.jsonl"}
     flat = table(output / "predictions.csv")
-    assert list(flat[0]) == list(rows[0]) == list(predictions.COLUMNS)
+    assert list(flat[0]) == list(rows[0]) == list(results.COLUMNS)
     assert [row["picture"] for row in flat] == sorted(sizes)
     for one, other in zip(flat, rows, strict=True):
         assert one["score"] == ("" if other["error"] else repr(other["score"]))
@@ -274,14 +267,14 @@ def test_a_killed_run_leaves_whole_lines(run, model, shared, monkeypatch, tmp_pa
     _, folder, category = run
     predict.run(folder, category / "test/good", tmp_path)
     complete = (tmp_path / "predictions.csv").read_bytes()
-    original = predictions.Tables.write
+    original = results.Tables.write
 
     def killed(self, row):
         if row["picture"] == "006.png":
             raise KeyboardInterrupt
         original(self, row)
 
-    monkeypatch.setattr(predictions.Tables, "write", killed)
+    monkeypatch.setattr(results.Tables, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         predict.run(folder, category / "test/good", tmp_path)
     assert not (tmp_path / "predictions.csv").exists()
@@ -312,20 +305,20 @@ def test_without_a_threshold(run, model, monkeypatch, tmp_path, caplog):
         assert given(picture).defective == (given(picture).score >= 0.4)
     finally:
         kept.rename(folder / "threshold.json")
-    stored = thresholds.read(folder)
+    stored = threshold.read(folder)
     over = predict.load(folder, threshold=0.9)
     assert (over.threshold, over.pixel_threshold) == (0.9, stored.pixel)
-    thresholds.write(folder, dataclasses.replace(stored, step=3))
+    threshold.write(folder, dataclasses.replace(stored, step=3))
     predict.load(folder)
     assert "the threshold is of step 3, the model of step 7" in caplog.text
-    thresholds.write(folder, stored)
+    threshold.write(folder, stored)
 
 
 def test_unusable_runs(run, tmp_path):
     config, folder, category = run
     with pytest.raises(ValueError, match=r"holds no run: .*config\.json does not exist"):
         predict.load(tmp_path)
-    workdir.claim(tmp_path, config)
+    folder.claim(tmp_path, config)
     with pytest.raises(ValueError, match="no checkpoint in"):
         predict.load(tmp_path)
     other = helpers.parsed(model__segmentation_base=4)

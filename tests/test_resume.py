@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffad_jax import checkpoint, evaluate, sharding
-from tests import folders, helpers
+from diffad_jax import evaluate
+from diffad_jax.runs import checkpoint, sharding
+from tests.support import folders, helpers
 from tests.test_train import lines
 
 # Checkpoints, log lines and evaluations fall on different steps, so that an interruption cuts

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from diffad_jax import checkpoint, evaluate, logs, sharding, train
-from diffad_jax import workdir as workdirs
+from diffad_jax import evaluate, train
+from diffad_jax.runs import checkpoint, lock, logs, sharding
 from input_pipeline import pipeline
-from tests import folders, test_train
+from tests import test_train
+from tests.support import folders
 from tests.test_train import configured, outcome
 
 data, toy = test_train.data, test_train.toy  # fixtures
@@ -229,8 +230,8 @@ def test_two_processes_on_one_workdir(toy, data, whole, tmp_path):
 
 
 def test_on_an_object_store_the_newcomer_takes_over(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(workdirs, "is_remote", lambda workdir: True)
-    first, second = (workdirs.Hold(tmp_path) for _ in range(2))
+    monkeypatch.setattr(lock, "is_remote", lambda workdir: True)
+    first, second = (lock.Hold(tmp_path) for _ in range(2))
     with first:
         first.check()
         second._me = first._me | {"pid": 1, "host": "elsewhere"}

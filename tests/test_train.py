@@ -13,10 +13,12 @@ import pytest
 from flax import nnx
 from tensorboardX.proto import event_pb2
 
-from diffad_jax import checkpoint, evaluate, logs, sharding, steps, threshold, train, train_state
-from diffad_jax import workdir as workdirs
+from diffad_jax import evaluate, train
+from diffad_jax.method import steps, train_state
+from diffad_jax.runs import checkpoint, folder, logs, sharding
+from diffad_jax.scoring import threshold
 from input_pipeline import pipeline
-from tests import folders, helpers
+from tests.support import folders, helpers
 
 # Defining the real ones takes seconds.
 UNUSED = (nnx.graphdef(nnx.Module()),) * 2
@@ -338,7 +340,7 @@ def test_batches_that_the_devices_cannot_share(data, tmp_path, nothing_compiled)
 
 
 def test_a_workdir_belongs_to_one_configuration(data, tmp_path, nothing_compiled):
-    workdirs.claim(tmp_path, configured(data))
+    folder.claim(tmp_path, configured(data))
     before = (tmp_path / "config.json").read_bytes()
     other = configured(data, model__heads=2, unet_optim__rate=1.0, train__steps=9)
     with pytest.raises(ValueError) as raised:
@@ -349,7 +351,7 @@ def test_a_workdir_belongs_to_one_configuration(data, tmp_path, nothing_compiled
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
     assert (tmp_path / "config.json").read_bytes() == before
     # A longer run of the same is the same run.
-    workdirs.claim(tmp_path, configured(data, train__steps=9, evaluate__top_pixels=3))
+    folder.claim(tmp_path, configured(data, train__steps=9, evaluate__top_pixels=3))
 
 
 @pytest.mark.parametrize("content", ["", '{"seed": 0, "mod', "[1, 2]"])

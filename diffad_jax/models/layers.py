@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from diffad_jax.config import ModelConfig
+from configs.schema import ModelConfig
 
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of inputs and parameters
 

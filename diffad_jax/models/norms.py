@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from diffad_jax.config import GROUPS
+from configs.schema import GROUPS
 from diffad_jax.models.layers import at_least_float32
 
 EPSILON = 1e-5  # of every norm

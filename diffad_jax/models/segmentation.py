@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from diffad_jax.config import ModelConfig
+from configs.schema import ModelConfig
 from diffad_jax.models.layers import at_least_float32, compute_dtype, conv
 from diffad_jax.models.norms import BatchNorm
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from diffad_jax.config import ModelConfig
+from configs.schema import ModelConfig
 from diffad_jax.models.layers import at_least_float32, compute_dtype, conv, linear, wide
 from diffad_jax.models.norms import GroupNorm
 

@@ -1,0 +1,1 @@
+"""The method: pure functions, arrays in, arrays out, no input or output."""

@@ -1,0 +1,71 @@
+"""The noise schedule and norm-guided one-step denoising (arXiv 2303.08730).
+
+a_t is the cumulative product of (1 - beta); time steps are 0-indexed. Pictures are in the networks'
+own range (`ModelConfig.image_range`), NHWC.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from configs.schema import DiffusionConfig
+
+COSINE_OFFSET = 0.008
+MAX_BETA = 0.999
+
+
+def betas(config: DiffusionConfig) -> Float[np.ndarray, " t"]:
+    """Noise variances, float64.
+
+    linear: 1e-4 .. 2e-2 scaled by 1000/T (Ho et al. 2020).
+    cosine: 1 - f(t+1)/f(t) with f = cos^2 of Nichol and Dhariwal 2021, at most 0.999.
+    """
+    steps = config.timesteps
+    if config.schedule == "linear":
+        scale = 1000 / steps
+        return np.linspace(scale * 1e-4, scale * 2e-2, steps, dtype=np.float64)
+    time = np.arange(steps + 1, dtype=np.float64) / steps
+    f = np.cos((time + COSINE_OFFSET) / (1 + COSINE_OFFSET) * np.pi / 2) ** 2
+    return np.minimum(1 - f[1:] / f[:-1], MAX_BETA)
+
+
+def cumulative_alphas(config: DiffusionConfig) -> Float[np.ndarray, " t"]:
+    """a_t for every time step, float64, falling from nearly 1 to nearly 0."""
+    return np.cumprod(1 - betas(config))
+
+
+def alphas_at(config: DiffusionConfig, t: Int[Array, " b"], dtype) -> Float[Array, "b 1 1 1"]:
+    """a_t of each picture's time step, ready to broadcast over NHWC."""
+    table = jnp.asarray(cumulative_alphas(config), jnp.promote_types(dtype, jnp.float32))
+    return table[t][:, None, None, None]
+
+
+def add_noise(
+    x: Float[Array, "b h w c"], a: Float[Array, "b 1 1 1"], noise: Float[Array, "b h w c"]
+) -> Float[Array, "b h w c"]:
+    """x_t = sqrt(a) x + sqrt(1 - a) noise."""
+    return jnp.sqrt(a) * x + jnp.sqrt(1 - a) * noise
+
+
+def predict_start(
+    x_t: Float[Array, "b h w c"], a: Float[Array, "b 1 1 1"], noise: Float[Array, "b h w c"]
+) -> Float[Array, "b h w c"]:
+    """x_0 = x_t / sqrt(a) - sqrt(1/a - 1) noise: `add_noise` solved for x, not clamped."""
+    return x_t / jnp.sqrt(a) - jnp.sqrt(1 / a - 1) * noise
+
+
+def guide(
+    x0_less_noisy: Float[Array, "b h w c"],
+    x0_noisier: Float[Array, "b h w c"],
+    a_less_noisy: Float[Array, "b 1 1 1"],
+    weight: float,
+) -> Float[Array, "b h w c"]:
+    """Norm-guided reconstruction: clamp(x0_s + w (1 - a_s) (clamp(x0_b) - x0_s)).
+
+    The less noisy estimate keeps detail but also traces of the anomaly; the noisier one has
+    repainted it. Both clamps are to [-1, 1], for unit-range pictures too, as the authors do. The
+    closed form equals their detour through re-noising x0_s towards x0_b.
+    """
+    noisier = jnp.clip(x0_noisier, -1.0, 1.0)
+    correction = weight * (1 - a_less_noisy) * (noisier - x0_less_noisy)
+    return jnp.clip(x0_less_noisy + correction, -1.0, 1.0)

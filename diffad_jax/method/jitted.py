@@ -1,0 +1,83 @@
+"""The steps compiled for the devices of a mesh, and what a training step costs."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
+
+from configs.schema import Config
+from diffad_jax.method import optim, steps, train_state
+from diffad_jax.method.steps import Batch, Judgement
+from diffad_jax.method.train_state import Networks, TrainState, Variables
+from diffad_jax.runs import sharding
+
+TrainStep = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, dict[str, Array]]]
+EvaluateStep = Callable[[Variables, Array, Array, Key[Array, ""]], Judgement]
+
+
+def train_step(
+    networks: Networks, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
+) -> TrainStep:
+    """`steps.train_step`, the batch split over the mesh, the state on every device and donated."""
+    everywhere = sharding.replicated(mesh)
+    return jax.jit(
+        functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config),
+        donate_argnums=0,
+        in_shardings=(everywhere, sharding.split(mesh), everywhere),
+        out_shardings=everywhere,
+    )
+
+
+def evaluate_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateStep:
+    """`steps.evaluate_step`, the batch split over the mesh, the results whole everywhere."""
+    everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
+    return jax.jit(
+        functools.partial(steps.evaluate_step, networks=networks, config=config),
+        in_shardings=(everywhere, split, split, everywhere),
+        out_shardings=everywhere,
+    )
+
+
+def lower_train_step(
+    optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
+) -> jax.stages.Lowered:
+    """`train_step` lowered from shapes alone, for devices that need not be there."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(functools.partial(train_state.init, config, optimizer), key)
+    b, s = config.train.batch_size, config.model.image_size
+    shapes = {"image": (b, s, s, 3), "mask": (b, s, s, 1), "label": (b,)}
+    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    networks = train_state.define(config.model)
+    return train_step(networks, optimizer, config, mesh).lower(state, batch, key)
+
+
+def step_flops(config: Config) -> float | None:
+    """Floating point operations of a training step on all devices; None: see `countable`."""
+    form = countable(config)
+    if form is None:
+        return None
+    plain, mesh = form
+    lowered = lower_train_step(optim.optimizer(plain, total_steps=1), plain, mesh)
+    # XLA counts the loop over a batch's parts as one turn.
+    return lowered.cost_analysis()["flops"] * config.train.accumulation_steps
+
+
+def countable(config: Config) -> tuple[Config, Mesh] | None:
+    """The configuration and the device for which XLA counts a step's operations when it is lowered.
+
+    The CPU, whatever the run uses: JAX's plugins for GPUs and TPUs count nothing before
+    compilation, and after it not what a library computes. Nothing is compiled. Without
+    rematerialisation: what is computed twice is not counted twice. None where JAX may not use the
+    CPU (JAX_PLATFORMS=cuda).
+    """
+    model = dataclasses.replace(config.model, remat="none", attention="xla")
+    try:
+        mesh = sharding.data_mesh(jax.local_devices(backend="cpu")[:1])
+    except RuntimeError:
+        return None
+    return dataclasses.replace(config, model=model), mesh

@@ -1,0 +1,59 @@
+"""The three terms of the training loss. Everything in at least float32."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from configs.schema import LossConfig
+
+LOG_FLOOR = -100.0  # PyTorch's binary cross entropy clamps its logarithms there
+
+
+def noise_errors(
+    predicted: Float[Array, "b h w c"], noise: Float[Array, "b h w c"]
+) -> Float[Array, " b"]:
+    """Mean squared error of the predicted noise of each picture."""
+    return jnp.mean(jnp.square(_wide(predicted) - _wide(noise)), axis=(1, 2, 3))
+
+
+def normal_mean(
+    errors: Float[Array, " b"], label: Float[Array, " b"], count: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Mean of `errors` over the normal pictures (label 0): sum((1 - label) errors) / max(count, 1).
+
+    `count` is the number of normal pictures of the whole batch, given apart from `label` because a
+    batch may be computed in parts. Zero when there is none; a NaN error stays a NaN.
+    """
+    normal = jnp.where(label > 0, jnp.zeros_like(errors), errors)
+    return jnp.sum(normal) / jnp.maximum(count, 1)
+
+
+def focal(
+    probability: Float[Array, "b h w 1"], mask: Float[Array, "b h w 1"], config: LossConfig
+) -> Float[Array, ""]:
+    """Mean of alpha (1 - exp(-l))^gamma l with l the binary cross entropy of each pixel.
+
+    alpha is a plain factor (not a class weight). Lin et al. 2017, with soft masks allowed.
+    """
+    p, y = _wide(probability), _wide(mask)
+    entropy = -(y * _log(p) + (1 - y) * _log(1 - p))
+    weight = config.focal_alpha * (1 - jnp.exp(-entropy)) ** config.focal_gamma
+    return jnp.mean(weight * entropy)
+
+
+def smooth_l1(
+    probability: Float[Array, "b h w 1"], mask: Float[Array, "b h w 1"], beta: float
+) -> Float[Array, ""]:
+    """Mean Huber-like loss: d^2 / (2 beta) where |d| < beta, else |d| - beta / 2."""
+    distance = jnp.abs(_wide(probability) - _wide(mask))
+    squared = 0.5 * jnp.square(distance) / beta
+    return jnp.mean(jnp.where(distance < beta, squared, distance - 0.5 * beta))
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _log(p: Array) -> Array:
+    """log(p), at least -100, with a zero gradient (not a NaN) where it is clamped."""
+    safe = jnp.where(p > 0, p, jnp.ones_like(p))
+    return jnp.where(p > 0, jnp.maximum(jnp.log(safe), LOG_FLOOR), LOG_FLOOR)

@@ -1,0 +1,48 @@
+"""Adam for each network, with its own learning rate schedule."""
+
+import jax.numpy as jnp
+import optax
+
+from configs.schema import Config, OptimConfig
+
+
+def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
+    """Learning rate by step (0-indexed), after a linear warm-up from 0 to the peak.
+
+    constant:    the peak
+    cosine:      half a cosine from the peak to 0 at `total_steps`
+    oscillating: peak * (1 + cos(pi step / half_period)) / 2, for ever: what the authors' code does
+                 by stepping an epoch scheduler every iteration
+    """
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0 if config.warmup_steps else config.rate,
+            config.rate,
+            config.warmup_steps,
+            # optax counts the warm-up in, and needs at least one step of decay
+            max(total_steps, config.warmup_steps + 1),
+        )
+
+    def oscillating(step):
+        return config.rate * (1 + jnp.cos(jnp.pi * step / config.half_period)) / 2
+
+    constant = optax.constant_schedule(config.rate)
+    main = oscillating if config.schedule == "oscillating" else constant
+    if not config.warmup_steps:
+        return main
+    warmup = optax.linear_schedule(0.0, config.rate, config.warmup_steps)
+    return optax.join_schedules([warmup, main], [config.warmup_steps])
+
+
+def optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
+    """One transformation over {'unet': ..., 'segmentation': ...}."""
+    networks = {"unet": config.unet_optim, "segmentation": config.segmentation_optim}
+    transforms = {name: _adam(optim, total_steps) for name, optim in networks.items()}
+    return optax.partition(transforms, {name: name for name in networks})
+
+
+def _adam(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
+    rate = learning_rate(config, total_steps)
+    if config.weight_decay:
+        return optax.adamw(rate, weight_decay=config.weight_decay)
+    return optax.adam(rate)

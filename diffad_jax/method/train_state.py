@@ -1,0 +1,90 @@
+"""What training changes, and how it starts."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array
+
+from configs.schema import Config, ModelConfig
+from diffad_jax.models.segmentation import SegmentationNet
+from diffad_jax.models.unet import UNet
+
+PyTree = Any
+
+# Every random draw folds one of these into the run's key, then a step or a picture's index.
+INIT, TRAIN, EVALUATE, MORE_DRAWS = range(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The structure of both networks, without their arrays; hashable."""
+
+    unet: nnx.GraphDef
+    segmentation: nnx.GraphDef
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Variables:
+    """Arrays of both networks as nested dicts; float32.
+
+    params:      {'unet': ..., 'segmentation': ...}
+    batch_stats: {'segmentation': ...}, the running statistics of its BatchNorms
+    """
+
+    params: PyTree
+    batch_stats: PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a checkpoint holds. `step` counts the updates made so far.
+
+    `ema` is the exponential moving average of `variables`; evaluation reads it. The running
+    statistics are averaged with the parameters, because those of the last few batches do not fit
+    averaged parameters.
+    """
+
+    step: PyTree  # i32[]; unchecked, because trees of shapes and shardings are TrainStates too
+    variables: Variables
+    opt_state: PyTree
+    ema: Variables
+
+
+def define(config: ModelConfig) -> Networks:
+    """Structure of the networks; allocates nothing."""
+    unet = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
+    segmentation = nnx.eval_shape(lambda: SegmentationNet(config, rngs=nnx.Rngs(0)))
+    return Networks(nnx.graphdef(unet), nnx.graphdef(segmentation))
+
+
+def init_variables(config: ModelConfig, key: Array) -> Variables:
+    """Freshly initialised arrays of both networks."""
+    keys = jax.random.split(jax.random.fold_in(key, INIT))
+    unet = nnx.state(UNet(config, rngs=nnx.Rngs(keys[0])), nnx.Param)
+    segmentation = SegmentationNet(config, rngs=nnx.Rngs(keys[1]))
+    params, batch_stats = nnx.state(segmentation, nnx.Param, nnx.BatchStat)
+    return Variables(
+        {"unet": nnx.to_pure_dict(unet), "segmentation": nnx.to_pure_dict(params)},
+        {"segmentation": nnx.to_pure_dict(batch_stats)},
+    )
+
+
+def start(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state at step 0; the average starts as a copy."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        variables=variables,
+        opt_state=optimizer.init(variables.params),
+        ema=jax.tree.map(jnp.copy, variables),
+    )
+
+
+def init(config: Config, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    """A run's state at step 0, a function of the key alone."""
+    return start(init_variables(config.model, key), optimizer)

@@ -1,0 +1,1 @@
+"""One picture of any size to one result."""

@@ -1,0 +1,175 @@
+"""Several processes, on one host or many, that train one model together.
+
+Each holds the whole state and its share of every batch. They start alike, stop after the same
+step, and none outlives the others: whichever is left ends within a minute, and the same command on
+all of them goes on from the newest checkpoint.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+logger = logging.getLogger(__name__)
+# A process that is silent for so long is taken for dead, and JAX ends all others.
+HEARTBEAT_SECONDS = 30
+RESTART = "start the same command everywhere: it goes on from the newest checkpoint"
+# Mistakes of the user or the machine: told in one line. Everything else is ours: a traceback.
+TOLD_IN_A_LINE = (ValueError, FloatingPointError, OSError)
+
+
+@contextlib.contextmanager
+def joined(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> Iterator[None]:
+    """A context in which this process is one of the cluster's, if there is one.
+
+    Args:
+      coordinator: HOST:PORT of process 0, reachable by all. None: as the cluster's manager says.
+      num_processes: of the whole cluster; 1: no cluster, whatever surrounds this process.
+      process_id: of this one, from 0.
+
+    Raises:
+      ValueError: some of the three are given, but not all.
+    """
+    given = (coordinator, num_processes, process_id)
+    if None in given and given not in ((None,) * 3, (None, 1, None)):
+        raise ValueError(
+            f"--coordinator={coordinator}, --num_processes={num_processes} and "
+            f"--process_id={process_id} belong together: give all three, or none"
+        )
+    if num_processes == 1 or (num_processes is None and not managed(os.environ)):
+        yield
+        return
+    jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    logger.info("process %d of %d", jax.process_index(), jax.process_count())
+    try:
+        yield
+    except BaseException as error:  # whatever it is, the others must not wait for this process
+        if jax.process_count() == 1:
+            raise
+        _end(error)
+    jax.distributed.shutdown()
+
+
+def managed(environment: Mapping[str, str]) -> bool:
+    """Whether a manager that JAX can ask has started several processes.
+
+    One process of a manager uses all devices it sees, so there is nothing to join. (JAX would give
+    the only task of a Slurm job a single GPU.)
+    """
+
+    def several(name: str) -> bool:
+        return int(environment.get(name, "1")) > 1
+
+    if {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= set(environment):
+        return several("SLURM_NTASKS")
+    if "OMPI_MCA_orte_hnp_uri" in environment:  # set by mpirun up to Open MPI 4
+        return several("OMPI_COMM_WORLD_SIZE")
+    if "KUBERNETES_SERVICE_HOST" in environment:
+        # Any pod has that variable; only one of an indexed job has its number.
+        return "JOB_COMPLETION_INDEX" in environment
+    # A pod's hosts, by environment on GKE; on a TPU VM JAX asks the machine's metadata.
+    if "TPU_WORKER_HOSTNAMES" in environment:
+        return "," in environment["TPU_WORKER_HOSTNAMES"]
+    return _on_tpu_vm(environment)
+
+
+def _on_tpu_vm(environment: Mapping[str, str]) -> bool:
+    """Whether JAX found TPU chips and may ask the machine's metadata for its neighbours."""
+    platforms = jax.config.jax_platforms or ""
+    return "tpu" in platforms.split(",") and "TPU_SKIP_MDS_QUERY" not in environment
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """A context of steps that need all processes: ends this one where another is gone.
+
+    The innermost one, because saving and closing would wait for the dead. Where a device waits
+    without an error, JAX's heartbeat ends this process, with a word of its own.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        own = any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
+        if own or jax.process_count() == 1:
+            raise
+        _end(error)
+
+
+def agree(problem: str | None) -> None:
+    """Raise ValueError in all processes where the first has a problem; all must call it.
+
+    Raises:
+      ValueError: the problem; in the other processes, that there is one.
+    """
+    if jax.process_count() > 1:
+        there = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
+        if there and problem is None:
+            problem = "process 0 cannot go on: its messages say why"
+    if problem is not None:
+        raise ValueError(problem)
+
+
+@contextlib.contextmanager
+def by_the_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
+    """Process 0 enters `context` for all; where that raises ValueError, all raise."""
+    with contextlib.ExitStack() as stack:
+        problem = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(context)
+            except ValueError as error:
+                problem = str(error)
+        agree(problem)
+        yield
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is true in any process; all must call it."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
+def barrier(name: str) -> None:
+    """Wait until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def cache_compilations(workdir: epath.PathLike) -> None:
+    """Keep what is compiled in PARENT/.jax_cache, for restarts and for the runs beside this one.
+
+    JAX's own variables are respected: JAX_COMPILATION_CACHE_DIR is another place,
+    JAX_ENABLE_COMPILATION_CACHE=false none.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = epath.Path(workdir)
+        if not folder.is_remote(workdir):
+            folder = epath.Path(os.path.abspath(workdir))
+        jax.config.update("jax_compilation_cache_dir", str(folder.parent / ".jax_cache"))
+
+
+def _end(error: BaseException) -> None:
+    """Say why and end at once: an ordinary exit would wait for the others, who wait for this."""
+    if isinstance(error, jax.errors.JaxRuntimeError) and "INVALID_ARGUMENT" not in str(error):
+        reason = " ".join(str(error).split())[:300]
+        print(
+            f"another process has ended or cannot be reached: {RESTART} ({reason})", file=sys.stderr
+        )
+    elif isinstance(error, TOLD_IN_A_LINE):
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    elif not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

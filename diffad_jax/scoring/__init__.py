@@ -1,0 +1,1 @@
+"""What training, evaluation and prediction share: scores, measures and thresholds."""

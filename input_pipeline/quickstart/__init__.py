@@ -1,0 +1,1 @@
+"""The product photos that `make quickstart` trains on."""

@@ -1,0 +1,139 @@
+"""Every check of the configuration, and the learning rates that follow from it."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default, quickstart, schema, small, test
+from diffad_jax.method import optim
+from tests.support import goldens_io, helpers
+
+
+@pytest.mark.parametrize("source", [default, quickstart, small, test])
+def test_every_configuration_is_valid(source):
+    config = helpers.parsed(source)
+    assert schema.parse(source.get_config()) == config
+    assert config.to_dict()["train"]["batch_size"] == config.train.batch_size
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model__image_size": 40}, "model.image_size=40 total stride 32"),
+        ({"model__image_size": 96, "model__unet_multipliers": (1,) * 7}, "=96 total stride 64"),
+        ({"model__image_size": 16, "model__unet_multipliers": ()}, "model.image_size=16 below 32"),
+        ({"model__unet_base": 48}, "model.unet_base=48 32"),
+        ({"model__unet_multipliers": (1, 1.25)}, "level 1 40 32 multiplier 1.25"),
+        ({"model__heads": 3}, "level 0 32 model.heads=3"),
+        ({"model__head_channels": 24}, "level 0 32 model.head_channels=24"),
+        ({"model__dropout": 1.0}, "model.dropout=1.0 [0, 1)"),
+        ({"model__res_blocks": 0}, "model.res_blocks=0 positive"),
+        ({"model__segmentation_base": 0}, "model.segmentation_base=0 positive"),
+        ({"model__compute_dtype": "float16"}, "model.compute_dtype 'float16' 'bfloat16'"),
+        ({"diffusion__train_split": 1000}, "diffusion.train_split 1000, 1000, 1000"),
+        ({"diffusion__train_end": 1001}, "diffusion.train_end 300, 1001, 1000"),
+        ({"diffusion__eval_noisier": 200}, "diffusion.eval_less_noisy 200, 200, 1000"),
+        ({"diffusion__eval_noisier": 1000}, "diffusion.eval_noisier 200, 1000, 1000"),
+        ({"unet_optim__rate": 0.0}, "unet_optim.rate=0.0 positive"),
+        ({"segmentation_optim__half_period": 0}, "segmentation_optim.half_period=0 positive"),
+        ({"unet_optim__warmup_steps": -1}, "unet_optim.warmup_steps=-1 negative"),
+        ({"unet_optim__weight_decay": -0.1}, "unet_optim.weight_decay=-0.1 negative"),
+        ({"data__root": ""}, "data.root empty"),
+        ({"data__normal_share": 1.5}, "data.normal_share=1.5 [0, 1]"),
+        ({"data__blend_min": 0.9}, "data.blend_min 0.9, 0.8"),
+        ({"data__memory_gib": -1.0}, "data.memory_gib=-1.0 negative"),
+        ({"train__batch_size": 0}, "train.batch_size=0 positive"),
+        ({"train__log_every": 0}, "train.log_every=0 positive"),
+        ({"train__evaluate_every": -1}, "train.evaluate_every=-1 negative"),
+        ({"train__epochs": 3}, "train.steps train.epochs 6 3"),
+        ({"train__steps": 0}, "train.steps train.epochs 0 0"),
+        ({"train__accumulation_steps": 3}, "train.batch_size=4 train.accumulation_steps=3"),
+        ({"train__ema_decay": 1.0}, "train.ema_decay=1.0 [0, 1)"),
+        ({"evaluate__batch_size": 0}, "evaluate.batch_size=0 positive"),
+        ({"evaluate__top_pixels": 1025}, "evaluate.top_pixels=1025 1..1024"),
+        ({"evaluate__grid_rows": 0}, "evaluate.grid_rows=0 positive"),
+    ],
+)
+def test_impossible_values_are_named_with_their_numbers(changes, words):
+    with pytest.raises(ValueError) as raised:
+        helpers.parsed(**changes)
+    message = str(raised.value)
+    assert "\n" not in message
+    for word in words.split():
+        assert word in message
+
+
+def test_unknown_missing_and_mistyped_keys():
+    config = test.get_config()
+    config.train.stepz = 3
+    with pytest.raises(ValueError, match=r"^unknown config key train\.stepz.*train\.steps\?$"):
+        schema.parse(config)
+    config = test.get_config()
+    config.segmentation_optimizer = {}
+    with pytest.raises(ValueError, match="segmentation_optimizer: did you mean segmentation_optim"):
+        schema.parse(config)
+    config = test.get_config()
+    del config.loss.focal_gamma
+    with pytest.raises(ValueError, match=r"missing config key loss\.focal_gamma"):
+        schema.parse(config)
+    for key, value, kind in (("steps", "many", "int"), ("ema_decay", "a", "float")):
+        config = test.get_config().to_dict()
+        config["train"][key] = value
+        with pytest.raises(ValueError, match=rf"train\.{key} must be {kind}, got '{value}'"):
+            schema.parse(schema.ml_collections.ConfigDict(config))
+
+
+def test_check_key():
+    schema.check_key("train.steps")
+    schema.check_key("model.unet_multipliers[0]")
+    with pytest.raises(ValueError, match=r"train\.stepz: did you mean train\.steps"):
+        schema.check_key("train.stepz")
+    with pytest.raises(ValueError, match="trian: did you mean train"):
+        schema.check_key("trian.steps")
+    with pytest.raises(ValueError, match=r"seed\.x: seed is not a section"):
+        schema.check_key("seed.x")
+
+
+def test_difference_names_dotted_keys():
+    old, new = helpers.parsed().to_dict(), helpers.parsed(model__heads=2, train__steps=9).to_dict()
+    assert schema.difference(old, new) == ["model.heads: 4 -> 2", "train.steps: 6 -> 9"]
+    assert schema.difference(old, old) == []
+
+
+def rates(steps, total, **changes):
+    """Learning rates at steps of a run of `total` steps."""
+    optim_config = dataclasses.replace(helpers.parsed().unet_optim, rate=2e-3, **changes)
+    schedule = optim.learning_rate(optim_config, total)
+    return np.array([float(schedule(jnp.asarray(step))) for step in steps])
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_schedules_against_closed_forms(warmup):
+    steps = np.array([0, 1, 5, 9, 10, 17, 40, 99, 100, 150])
+    before = steps < warmup
+    ramp = 2e-3 * steps / max(warmup, 1)
+    progress = np.clip((steps - warmup) / (100 - warmup), 0, 1)
+    expected = {
+        "constant": np.full(len(steps), 2e-3),
+        "cosine": 1e-3 * (1 + np.cos(math.pi * progress)),
+        "oscillating": 1e-3 * (1 + np.cos(math.pi * (steps - warmup) / 7)),
+    }
+    for name, main in expected.items():
+        actual = rates(steps, 100, schedule=name, warmup_steps=warmup, half_period=7)
+        np.testing.assert_allclose(actual, np.where(before, ramp, main), rtol=1e-5, atol=1e-9)
+
+
+def test_a_cosine_shorter_than_its_warmup_still_climbs():
+    np.testing.assert_allclose(
+        rates([0, 2, 5], 3, schedule="cosine", warmup_steps=10), [0, 4e-4, 1e-3], rtol=1e-6
+    )
+
+
+def test_segmentation_rate_is_the_reference_s(float64):
+    expected = goldens_io.load("train_a")["seg_lr"]
+    schedule = optim.learning_rate(helpers.golden_config("train_a").segmentation_optim, 12)
+    actual = [float(schedule(jnp.asarray(step))) for step in range(len(expected))]
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-18)

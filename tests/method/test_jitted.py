@@ -1,0 +1,65 @@
+"""Both steps, at the paper's full size, lower for the accelerators that this machine lacks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+
+from configs import default
+from diffad_jax.method import jitted, optim, train_state
+from diffad_jax.runs import checkpoint, sharding
+from tests.support import helpers
+
+PLATFORMS = ("tpu", "cuda")
+CONFIG = helpers.parsed(default, model__compute_dtype="bfloat16", model__remat="norms")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.data_mesh()
+
+
+@pytest.fixture(scope="module")
+def state(mesh):
+    """Shapes and shardings of the full state; nothing is allocated."""
+    init = functools.partial(train_state.init, CONFIG, optim.optimizer(CONFIG, 39_000))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return checkpoint.abstract(shapes, sharding.replicated(mesh))
+
+
+def array(mesh, *shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.split(mesh))
+
+
+def lowered(function, *arguments):
+    """The program for eight devices of both platforms."""
+    exported = export.export(function, platforms=PLATFORMS)(*arguments)
+    assert exported.platforms == PLATFORMS and exported.nr_devices == 8
+    return exported
+
+
+def test_training_step_lowers_for_tpu_and_cuda(mesh, state):
+    b, s = CONFIG.train.batch_size, CONFIG.model.image_size
+    batch = {
+        "image": array(mesh, b, s, s, 3),
+        "mask": array(mesh, b, s, s, 1),
+        "label": array(mesh, b),
+    }
+    networks, optimizer = train_state.define(CONFIG.model), optim.optimizer(CONFIG, 39_000)
+    step = jitted.train_step(networks, optimizer, CONFIG, mesh)
+    exported = lowered(step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    new_state, metrics = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    sizes = [leaf.size for leaf in jax.tree.leaves(new_state.variables.params)]
+    assert sum(sizes) == 131_654_403 + 28_373_569
+    assert metrics["loss"].shape == ()
+
+
+def test_inference_lowers_for_tpu_and_cuda(mesh, state):
+    b, s = CONFIG.evaluate.batch_size, CONFIG.model.image_size
+    step = jitted.evaluate_step(train_state.define(CONFIG.model), CONFIG, mesh)
+    arguments = (state.ema, array(mesh, b, s, s, 3), array(mesh, b, dtype=jnp.int32))
+    exported = lowered(step, *arguments, jax.eval_shape(lambda: jax.random.key(0)))
+    shapes = {result.shape for result in exported.out_avals}
+    assert shapes == {(b,), (b, s, s, 1), (b, s, s, 3)}  # scores, maps, reconstructions

@@ -1,0 +1,176 @@
+"""Two processes, four devices each, over jax.distributed: the run of one process with eight."""
+
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from diffad_jax.runs import processes
+from tests import test_train
+from tests.runs import test_sharding
+from tests.support import cluster_worker, folders
+
+
+def start(place, *arguments, signals=()):
+    """Both processes of `cluster_worker`; `signals` are for the second. Messages go to files."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for index in (0, 1):
+        options = [f"--cluster=localhost:{port},2,{index}", *(signals if index else ())]
+        with open(place / f"log{index}", "w") as log:
+            command = [sys.executable, "-m", "tests.cluster_worker", *map(str, arguments), *options]
+            environment = folders.environment(place / "compiled")
+            processes.append(
+                subprocess.Popen(command, cwd=folders.REPOSITORY, env=environment, stderr=log)
+            )
+    return processes
+
+
+def finish(place, *arguments, signals=()):
+    """Both processes' return codes and messages, and the seconds between the two ends."""
+    processes = start(place, *arguments, signals=signals)
+    try:
+        processes[1].wait(timeout=300)
+        ended = time.monotonic()
+        processes[0].wait(timeout=120)
+        apart = time.monotonic() - ended
+    finally:
+        for process in processes:
+            process.kill()
+    logs = [(place / f"log{index}").read_text() for index in (0, 1)]
+    return [process.returncode for process in processes], logs, apart
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("cluster")
+    folders.category(place / "data")
+    return place
+
+
+def test_two_processes_make_the_steps_of_one(place, float64):
+    """The real networks, their BatchNorms over the whole batch; float64."""
+    processes = start(place, "steps", place / "steps")
+    states, losses = test_sharding.float64_steps(8)
+    assert [process.wait(timeout=400) for process in processes] == [0, 0]
+    for index in (0, 1):
+        other = pickle.loads((place / f"steps.{index}").read_bytes())
+        for a, b in zip(losses, other[1], strict=True):
+            assert test_sharding.gap(a, b, 1e-3) < 1e-9
+        for a, b in zip(states, other[0], strict=True):
+            assert test_sharding.gap(a.variables, b.variables, 1.0) < 1e-9
+            assert test_sharding.gap(a.ema, b.ema, 1.0) < 1e-9
+
+
+def test_killed_and_stopped_clusters_end_alike(place):
+    whole, broken, data = place / "whole", place / "broken", place / "data"
+    codes, logs, _ = finish(place, "train", whole, data)
+    assert codes == [0, 0], logs
+
+    # One process is killed between two checkpoints: the other ends, with a word.
+    codes, logs, apart = finish(place, "train", broken, data, signals=["--SIGKILL=13"])
+    assert codes[1] == -signal.SIGKILL and codes[0] not in (0, None)
+    assert "another task died" in logs[0] or "another process has ended" in logs[0]
+    assert apart < 60
+    assert 5 in saved(broken) and max(saved(broken)) < 13
+
+    # One process is told to stop: both save the same step and end well.
+    codes, logs, _ = finish(place, "train", broken, data, signals=["--SIGTERM=24"])
+    assert codes == [0, 0], logs
+    assert 24 <= max(saved(broken)) < 40
+
+    codes, logs, _ = finish(place, "train", broken, data)
+    assert codes == [0, 0], logs
+    assert test_train.outcome(broken) == test_train.outcome(whole)
+    np.testing.assert_array_equal(weights(broken), weights(whole))
+
+    # One process with eight devices sees the same pictures in the same order.
+    cluster_worker.run(place / "one", data)
+    one, two = test_train.lines(place / "one"), test_train.lines(whole)
+    assert [(row["kind"], row["step"]) for row in one] == [
+        (row["kind"], row["step"]) for row in two
+    ]
+    for a, b in zip(one, two, strict=True):
+        assert (a["kind"], a["step"]) == (b["kind"], b["step"])
+        numbers = [key for key, value in a.items() if isinstance(value, float)]
+        np.testing.assert_allclose([a[k] for k in numbers], [b[k] for k in numbers], rtol=1e-5)
+    np.testing.assert_allclose(weights(place / "one"), weights(whole), rtol=1e-5)
+
+
+def saved(workdir):
+    """Steps of the complete checkpoints."""
+    return [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+
+
+def weights(workdir):
+    """Both networks' numbers, in the newest checkpoint of a run of one number each."""
+    with pytest.MonkeyPatch.context() as patch:
+        test_train.make_toy(patch)
+        return test_train.restored(workdir)
+
+
+MANAGED = {
+    "nothing": ({}, False),
+    "Slurm": (
+        {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "0"}
+        | {"SLURM_LOCALID": "0", "SLURM_NTASKS": "2"},
+        True,
+    ),
+    "one task of Slurm": (
+        {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0"}
+        | {"SLURM_LOCALID": "0", "SLURM_NTASKS": "1"},
+        False,
+    ),
+    "a shell in a Slurm job": ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False),
+    "Open MPI": ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://h:1", "OMPI_COMM_WORLD_SIZE": "4"}, True),
+    "an indexed job of Kubernetes": (
+        {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"},
+        True,
+    ),
+    "any pod of Kubernetes": ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),
+    "a TPU pod on GKE": ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+    "one TPU host on GKE": ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+}
+
+
+@pytest.mark.parametrize("name", MANAGED)
+def test_clusters_are_joined_where_there_are_some(name):
+    environment, expected = MANAGED[name]
+    assert processes.managed(environment) is expected
+
+
+def test_joining_by_half_is_refused(monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("joined"))
+    for given in (("host:1", None, None), (None, 2, 0), ("host:1", 2, None), (None, None, 0)):
+        with pytest.raises(ValueError, match=r"^--coordinator=.* give all three, or none$"):
+            with processes.joined(*given):
+                pass
+    for given in ((None, None, None), (None, 1, None)):
+        with processes.joined(*given):
+            pass
+
+
+def test_a_problem_of_the_first_process_is_everybodys():
+    with pytest.raises(ValueError, match="no way"):
+        processes.agree("no way")
+    processes.agree(None)
+
+
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_what_is_compiled_is_kept_beside_the_runs(tmp_path, chosen):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", chosen)
+    try:
+        processes.cache_compilations(tmp_path / "runs" / "bottle")
+        expected = chosen or str(tmp_path / "runs" / ".jax_cache")
+        assert jax.config.jax_compilation_cache_dir == expected
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

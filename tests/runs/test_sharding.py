@@ -1,0 +1,152 @@
+"""One device against eight, one part against several, one batch size against another."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from diffad_jax.method import optim, steps, train_state
+from diffad_jax.runs import sharding
+from tests.support import helpers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_compiles():
+    """These compare programs with each other: none needs to be fast."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def random_variables(config, dtype=np.float32):
+    """Weights with no zeros among them, so that every part of the networks matters."""
+    shapes = jax.eval_shape(lambda: train_state.init_variables(config.model, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+
+    def fill(path, shape):
+        z = rng.standard_normal(shape.shape)
+        if len(shape.shape) > 1:
+            return (z / np.sqrt(np.prod(shape.shape[:-1]))).astype(dtype)
+        one = path[-1].key in ("scale", "var")
+        return (1 + 0.1 * abs(z) if one else 0.1 * z).astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def random_batch(i, dtype, count=8):
+    rng = np.random.default_rng(100 + i)
+    image = rng.random((count, 32, 32, 3))
+    label = np.array([1, 0, 0, 0, 1, 1, 0, 0][:count])
+    mask = (rng.random((count, 32, 32, 1)) > 0.8) * label[:, None, None, None]
+    return {k: v.astype(dtype) for k, v in (("image", image), ("mask", mask), ("label", label))}
+
+
+def train(devices, config, dtype, count):
+    """States (the initial one too) and losses of `count` steps on a mesh of `devices`."""
+    mesh = sharding.data_mesh(devices)
+    everywhere = sharding.replicated(mesh)
+    networks, optimizer = train_state.define(config.model), optim.optimizer(config, 9)
+    state = jax.device_get(train_state.start(random_variables(config, dtype), optimizer))
+    states, losses = [state], []
+    step = jax.jit(
+        functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config),
+        in_shardings=(everywhere, sharding.split(mesh), everywhere),
+        out_shardings=everywhere,
+    )
+    state = jax.device_put(state, everywhere)
+    key = jax.jit(lambda: jax.random.key(3), out_shardings=everywhere)()
+    for i in range(count):
+        batch = {k: sharding.share(v, mesh) for k, v in random_batch(i, dtype).items()}
+        assert len(batch["image"].sharding.device_set) == len(devices)
+        state, metrics = step(state, batch, key)
+        states.append(jax.device_get(state))
+        losses.append(jax.device_get(metrics))
+    return states, losses
+
+
+@functools.cache
+def float64_steps(devices):
+    """Three steps of the real networks on the first devices; x64 must be on."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    return train(jax.devices()[:devices], configured(), np.float64, 3)
+
+
+def gap(a, b, floor):
+    """Largest difference between two trees, relative to each array's scale (or `floor`)."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(abs(x - y).max() / max(abs(x).max(), floor) for x, y in pairs if x.size)
+
+
+def configured(**changes):
+    """One level of the U-Net: resampling mixes no pictures, and compiling takes its time."""
+    settled = {
+        "model__unet_multipliers": (1,),
+        "model__attention_widths": (),
+        "train__batch_size": 8,
+        # Adam makes steps of rounding noise where a gradient is all but zero: keep the rate low.
+        "unet_optim__warmup_steps": 10,
+        "segmentation_optim__warmup_steps": 10,
+    }
+    return helpers.parsed(**settled | changes)
+
+
+def test_eight_devices_make_the_steps_of_one_in_float64(float64):
+    (one, one_losses), (eight, eight_losses) = float64_steps(1), float64_steps(8)
+    assert one[-1].step == 3
+    for a, b in zip(one_losses, eight_losses, strict=True):
+        assert gap(a, b, 1e-3) < 1e-9
+    for a, b in zip(one, eight, strict=True):
+        assert gap(a.variables, b.variables, 1.0) < 1e-9
+        assert gap(a.ema, b.ema, 1.0) < 1e-9
+    # They learn: the comparison is not of steps that do nothing.
+    assert gap(one[0].variables.params, one[-1].variables.params, 1.0) > 1e-5
+
+    # The average of step n forgets with min(0.99, n / (9 + n)), running statistics included.
+    for n in range(3):
+        decay = min(0.99, (1 + n) / (10 + n))
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * new,
+            one[n].ema,
+            one[n + 1].variables,
+        )
+        assert gap(expected, one[n + 1].ema, 1.0) < 1e-7
+
+
+def test_eight_devices_make_the_first_step_of_one_in_float32():
+    config = configured()
+    (_, one), (_, eight) = (train(jax.devices()[:n], config, np.float32, 1) for n in (1, 8))
+    assert gap(one, eight, 1e-3) < 1e-4
+
+
+def test_parts_of_a_batch_add_up(float64):
+    """Only the noise loss counts, so the BatchNorms, which see smaller batches, do not.
+
+    Plain descent at rate 1 makes the difference of the parameters the gradient.
+    """
+    results = []
+    for parts in (1, 2):
+        config = configured(
+            train__accumulation_steps=parts,
+            loss__focal_weight=0.0,
+            loss__smooth_l1_weight=0.0,
+        )
+        networks, optimizer = train_state.define(config.model), optax.sgd(1.0)
+        start = train_state.start(random_variables(config, np.float64), optimizer)
+        batch = jax.device_put(random_batch(0, np.float64))
+        draws = steps.draw_training(jax.random.key(1), batch["image"], config)
+        update = functools.partial(
+            steps.update, networks=networks, optimizer=optimizer, config=config
+        )
+        end, metrics = jax.device_get(jax.jit(update)(start, batch, draws))
+        gradient = jax.tree.map(lambda a, b: np.asarray(a) - b, start.variables, end.variables)
+        results.append((gradient.params["unet"], metrics["loss"], metrics["unet_gradient_norm"]))
+    whole, split = results
+    assert abs(whole[1]) > 0.1 and whole[2] > 0.1
+    assert gap(whole, split, 1e-3) < 1e-9
+
+
+def test_check_batch_names_both_numbers():
+    with pytest.raises(ValueError, match=r"^x=12 is not divisible by the 8 devices$"):
+        sharding.check_batch(12, sharding.data_mesh(), "x")
