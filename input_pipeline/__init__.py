@@ -1,13 +1,25 @@
 """The input pipeline: folders of pictures in, training batches with synthetic anomalies out.
 
-The only package that imports TensorFlow, which is kept off every accelerator: they belong to JAX.
+A library of its own: it imports `configs.schema` and nothing of `diffad_jax`, and importing it
+changes nothing in the program around it. TensorFlow is imported where batches are made.
 """
 
-import os
+import logging
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+logger = logging.getLogger(__name__)
 
-import tensorflow as tf
 
-tf.config.set_visible_devices([], "GPU")
-tf.config.set_visible_devices([], "TPU")
+def keep_tensorflow_off_accelerators() -> None:
+    """Hide GPUs and TPUs from TensorFlow, which would otherwise take memory that JAX needs.
+
+    Called before TensorFlow's first work here. Where the program has used TensorFlow on an
+    accelerator already, it keeps it.
+    """
+    import tensorflow as tf
+
+    for kind in ("GPU", "TPU"):
+        try:
+            tf.config.set_visible_devices([], kind)
+        except RuntimeError as error:  # its devices are in use and can no longer be changed
+            if tf.config.get_visible_devices(kind):
+                logger.warning("TensorFlow keeps its %s: %s", kind, error)

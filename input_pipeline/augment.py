@@ -6,10 +6,11 @@ Pictures are `uint8[h, w, 3]`, RGB, in and out. Every op is a plain function of 
 
 import functools
 import math
+from typing import TypeAlias
 
 import tensorflow as tf
 
-Scalar = tf.Tensor | float | int  # a parameter, drawn in the graph or given
+Scalar: TypeAlias = tf.Tensor | float | int  # a parameter, drawn in the graph or given
 
 LEVELS = 256
 TINY = 1e-3  # steps; keeps whole numbers whole where fractions are cut off

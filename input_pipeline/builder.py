@@ -1,8 +1,8 @@
 r"""The TensorFlow Datasets builder: one source folder of any layout, decoded, resized, in shards.
 
-The program builds by itself what it has not built yet (`prepare`); `python -m
-input_pipeline.prepare` does so ahead, as for hosts that have no source folder. With TFDS's own
-tools (`pip install apache-beam mlcroissant`), one category at 256 px, or with any field:
+The program builds what is missing by itself (`prepare`); `python -m diffad_jax.main --mode prepare`
+does so ahead of time, for hosts without the source folder. With TFDS's own tools (`pip install
+apache-beam mlcroissant`), one category at 256 px, or with any field:
 
     PYTHONPATH=. tfds build anomaly_pictures/mvtec --imports input_pipeline.builder \
         --manual_dir parts/screw --data_dir DIR --file_format array_record
@@ -12,15 +12,13 @@ tools (`pip install apache-beam mlcroissant`), one category at 256 px, or with a
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 import io
-import json
 import logging
 import multiprocessing
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -29,27 +27,27 @@ from absl import logging as absl_logging
 from etils import epath
 
 from input_pipeline.layouts import LAYOUTS, resolve
+from input_pipeline.on_disk import chunks
 from input_pipeline.pictures import decode_mask, decode_rgb, resize_nearest, resize_picture
-from input_pipeline.scan import GOOD, Record, parts, scan
+from input_pipeline.scan import GOOD, Record, digest, parts, scan, stamped
 
 logger = logging.getLogger(__name__)
 
-_VERSION = "2.0.0"  # raise it whenever the same source would give other shards
+_VERSION = "3.0.0"  # raise it whenever the same source would give other shards
 # Categories that the paper treats as textures; all others are objects.
 TEXTURES = frozenset(
     ["carpet", "grid", "leather", "tile", "wood", "zipper"] + [f"class{i}" for i in range(1, 11)]
 )
 SPLITS = ("train", "test", "parts")
-_CHUNK = 64  # pictures decoded ahead of the writer, which bounds the memory
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class PicturesConfig(tfds.core.BuilderConfig):
     """One source folder at one size. What `tfds build --config` takes as JSON.
 
-    `name` ends in a fingerprint of all that decides the result, so a changed source is another
-    config and is prepared anew. Without a folder, which is then TFDS's manual_dir, it is the
-    layout's.
+    `name` ends in a digest of all that decides the result but the folder's path, so a changed
+    source is another config and is prepared anew, and a moved one is not. Without a folder, which
+    is then TFDS's manual_dir, it is the layout's.
     """
 
     name: str = dataclasses.field(default="", init=False)
@@ -71,12 +69,13 @@ class PicturesConfig(tfds.core.BuilderConfig):
             self.name, self.records = self.layout, []
             return
         self.layout = resolve(self.path, self.layout)
-        self.records = scan(self.path, LAYOUTS[self.layout], self.missing_masks)
+        found = scan(self.path, LAYOUTS[self.layout], self.missing_masks)
         if LAYOUTS[self.layout].category and kind_of(self.path.name, self.kind) == "texture":
-            self.records += parts(self.path)
-        options = [_VERSION, self.image_size, self.resize, self.fit]
-        digest = fingerprint(self.path, self.records, options)
-        self.name = self.stem(self.path, self.image_size, self.resize, self.fit) + digest
+            found += parts(self.path)
+        self.records = stamped(self.path, found)
+        facts = [_VERSION, self.image_size, self.resize, self.fit]
+        facts += [dataclasses.astuple(record) for record in self.records]
+        self.name = self.stem(self.path, self.image_size, self.resize, self.fit) + digest(facts)
 
     @property
     def path(self) -> pathlib.Path:
@@ -149,9 +148,9 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
 
         # Pillow and TensorFlow release the interpreter lock, so threads decode in parallel.
         with concurrent.futures.ThreadPoolExecutor(multiprocessing.cpu_count()) as pool:
-            for start in range(0, len(records), _CHUNK):
-                chunk = records[start : start + _CHUNK]
-                yield from enumerate(pool.map(example, chunk), start)
+            for rows in chunks(len(records)):
+                some = pool.map(example, [records[row] for row in rows])
+                yield from zip(rows.tolist(), some, strict=True)
 
 
 def kind_of(category: str, kind: str) -> str:
@@ -159,29 +158,6 @@ def kind_of(category: str, kind: str) -> str:
     if kind != "auto":
         return kind
     return "texture" if category.lower() in TEXTURES else "object"
-
-
-def fingerprint(folder: pathlib.Path, records: Iterable[Record], options: list) -> str:
-    """12 hexadecimal digits that change with the folder, its list of pictures, any file's size or
-    modification time, and the options.
-
-    Raises:
-      ValueError: a listed file is not there.
-    """
-    entries: list = [str(folder.resolve()), options]
-    for record in records:
-        files = [folder / f for f in (record.picture, record.mask, record.foreground) if f]
-        entries.append([dataclasses.astuple(record), [_stamp(file) for file in files]])
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:12]
-
-
-def _stamp(file: pathlib.Path) -> tuple[int, int]:
-    """Size and modification time."""
-    try:
-        stat = file.stat()
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read as a picture: {error.strerror}") from error
-    return stat.st_size, stat.st_mtime_ns
 
 
 def prepare(config: PicturesConfig, cache_dir: str) -> tfds.core.DatasetBuilder:
@@ -220,7 +196,7 @@ def _builder(config: PicturesConfig, cache_dir: str) -> AnomalyPictures:
 
 def _unwritable(cache_dir: str, error: Exception) -> ValueError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split(";")[0].split())
-    return ValueError(f"cannot keep prepared pictures in data.cache_dir={cache_dir}: {reason}")
+    return ValueError(f"cannot write prepared pictures to data.cache_dir={cache_dir}: {reason}")
 
 
 def find(
@@ -240,7 +216,7 @@ def find(
     if len(found) != 1:
         names = [builder.data_path.parent.name for builder in found]
         raise ValueError(
-            f"{len(found)} prepared sets of {folder.name} are {top / pattern}, need one"
+            f"found {len(found)} prepared sets of {folder.name} at {top / pattern}, need one"
             f"{': ' * bool(names)}{', '.join(names)}"
         )
     return _readable(found[0])
@@ -251,18 +227,9 @@ def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise ValueError(
             f"{builder.data_path} holds {builder.info.file_format.value} files, need array_record: "
-            f"take the folder away, or build it with --file_format array_record"
+            f"delete the folder, or build it with --file_format array_record"
         )
     return builder
-
-
-def records(builder: tfds.core.DatasetBuilder, split: str) -> list[Record]:
-    """What is known of the pictures of a split, in their order."""
-    return [
-        r
-        for r in (Record(*values) for values in builder.info.metadata["records"])
-        if r.split == split
-    ]
 
 
 @contextlib.contextmanager
@@ -317,7 +284,7 @@ def _mask(folder: pathlib.Path, record: Record, shape: tuple[int, ...]) -> np.nd
     if record.defect != GOOD and not marked:
         raise ValueError(
             f"{folder / record.mask} is empty but its picture {folder / record.picture} is "
-            f"defective; with data.missing_masks=ignore the file can be taken away"
+            f"defective: mark the defect, or delete the mask and set data.missing_masks=ignore"
         )
     if record.defect == GOOD and marked:
         raise ValueError(

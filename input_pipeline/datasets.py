@@ -1,40 +1,27 @@
 """What the program reads pictures with: `load_category` and `load_textures`.
 
-How a folder is arranged is a row of `layouts.LAYOUTS`; `builder` decodes and keeps it.
+How a folder is arranged is a row of `layouts.LAYOUTS`; `builder` decodes and keeps it; a
+`PreparedSet` is one folder so kept, which is asked for its splits.
 """
 
 import dataclasses
 import logging
 import math
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from configs.schema import DataConfig
 from input_pipeline import textures
-from input_pipeline.builder import PicturesConfig, find, kind_of, prepare, records
+from input_pipeline.builder import PicturesConfig, find, kind_of, prepare
 from input_pipeline.layouts import LAYOUTS
-from input_pipeline.on_disk import Stored
-from input_pipeline.scan import GOOD, check_masks
+from input_pipeline.on_disk import Pictures, Stored
+from input_pipeline.scan import GOOD, Record, check_masks, digest
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """The pictures of one split, sorted by name. s is the picture size in px."""
-
-    images: UInt8[np.ndarray, "n s s 3"] | Stored
-    masks: UInt8[np.ndarray, "n s s 1"] | None  # 1 where defective; None in a training split
-    has_mask: Bool[np.ndarray, "n"]  # masks[i] is the truth (all-zero for a good test picture)
-    labels: Int32[np.ndarray, "n"]  # 0 good, 1 defective
-    defects: list[str]
-    names: list[str]  # paths relative to the category's folder
-    # 255 where anomalies may lie, soft between; None: no file for any picture, or a test split
-    foregrounds: UInt8[np.ndarray, "n s s 1"] | Stored | None
-    has_foreground: Bool[np.ndarray, "n"]  # foregrounds[i] was read from a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +32,7 @@ class Category:
     can be found with when no defective picture is known. Often empty.
     """
 
-    train: Pictures
+    train: Pictures  # its fingerprint covers `parts`
     test: Pictures
     held_out: Pictures
     kind: str  # object or texture
@@ -53,6 +40,85 @@ class Category:
     # Of a texture: parts of a picture where anomalies may lie, 255, one to be drawn for each
     # example; the pictures in `thresh/`, as the authors have them. None: there are none.
     parts: UInt8[np.ndarray, "k s s 1"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Textures:
+    """The pictures that synthetic anomalies are painted with."""
+
+    images: UInt8[np.ndarray, "n s s 3"] | Stored
+    names: list[str]  # paths relative to `data.textures`, or of procedural ones rule and number
+    fingerprint: str  # 12 hexadecimal digits, as `Pictures.fingerprint`
+    procedural: bool  # computed, as `data.textures` is empty
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSet:
+    """The pictures of one folder at one size, decoded and resized, as kept in the cache.
+
+    Its splits are 'train', 'test' and 'parts', each sorted by name; any may be empty.
+    """
+
+    builder: tfds.core.DatasetBuilder
+    kind: str  # object or texture
+    memory_gib: float  # planes that are larger together are read from disk at each use
+
+    @property
+    def path(self) -> str:
+        """The folder of the cache that holds it."""
+        return str(self.builder.data_path)
+
+    def records(self, split: str) -> list[Record]:
+        """What is known of the pictures of a split, in their order."""
+        records = (Record(*values) for values in self.builder.info.metadata["records"])
+        return [record for record in records if record.split == split]
+
+    def planes(
+        self, split: str, rows: Int[np.ndarray, "n"], wanted: list[str]
+    ) -> Mapping[str, np.ndarray | Stored]:
+        """Planes ('image', 'mask', 'foreground') u8[n, s, s, c] of some pictures of a split.
+
+        Arrays, or where all planes together are above `memory_gib`, `Stored`.
+        """
+        shapes = {plane: self.builder.info.features[plane].shape for plane in wanted}
+        if not len(rows):
+            return {plane: np.zeros((0, *shape), np.uint8) for plane, shape in shapes.items()}
+        source = self.builder.as_data_source(split)
+        stored = {plane: Stored(source, plane, shape, rows) for plane, shape in shapes.items()}
+        if sum(math.prod(plane.shape) for plane in stored.values()) > self.memory_gib * 2**30:
+            return stored
+        planes = {plane: np.empty(stored[plane].shape, np.uint8) for plane in wanted}
+        for place, row in enumerate(rows):
+            example = source[int(row)]  # once for all planes
+            for plane in wanted:
+                planes[plane][place] = example[plane]
+        return planes
+
+    def pictures(self, split: str, rows: Int[np.ndarray, "n"], parts_stamp: str = "") -> Pictures:
+        """Some pictures of a split."""
+        of_split = self.records(split)
+        chosen = [of_split[row] for row in rows]
+        has_foreground = np.array([bool(record.foreground) for record in chosen], np.bool_)
+        wanted = ["image"]
+        wanted += ["mask"] * (split == "test") + ["foreground"] * bool(has_foreground.any())
+        planes = self.planes(split, rows, wanted)
+        masks = planes.get("mask")
+        if isinstance(masks, Stored):
+            masks = masks[
+                np.arange(len(masks))
+            ]  # a third of the pictures; metrics need all at once
+        return Pictures(
+            images=planes["image"],
+            masks=masks,
+            has_mask=np.array([record.has_mask for record in chosen], np.bool_),
+            labels=np.array([record.defect != GOOD for record in chosen], np.int32),
+            defects=[record.defect for record in chosen],
+            names=[record.picture for record in chosen],
+            stamps=[record.stamp for record in chosen],
+            foregrounds=planes.get("foreground"),
+            has_foreground=has_foreground,
+            parts_stamp=parts_stamp,
+        )
 
 
 def load_category(data: DataConfig, image_size: int) -> Category:
@@ -63,20 +129,93 @@ def load_category(data: DataConfig, image_size: int) -> Category:
         mask (unless data.missing_masks is 'ignore'); a mask of another size than its picture; a
         file that is not a whole picture.
     """
-    folder = pathlib.Path(data.root).expanduser() / data.category
-    builder = builder_of(folder, data.layout, data, image_size)
-    train, test = (records(builder, split) for split in ("train", "test"))
-    defective = any(record.defect != GOOD for record in test)
-    aside = held_out(len(train), defective, data.holdout)
-    kind = kind_of(data.category, data.kind)
+    prepared = prepared_category(data, image_size)
+    train, test = prepared.records("train"), prepared.records("test")
+    aside = held_out(len(train), any(r.defect != GOOD for r in test), data.holdout)
+    parts = prepared.records("parts") if prepared.kind == "texture" else []
+    planes = prepared.planes("parts", np.arange(len(parts)), ["image"])["image"]
     return Category(
-        train=_read(builder, "train", np.flatnonzero(~aside), data.memory_gib),
-        test=_read(builder, "test", np.arange(len(test)), data.memory_gib),
-        held_out=_read(builder, "train", np.flatnonzero(aside), data.memory_gib),
-        kind=kind,
-        folder=str(folder),
-        parts=_parts(builder) if kind == "texture" else None,
+        train=prepared.pictures(
+            "train",
+            np.flatnonzero(~aside),
+            digest([[part.picture, part.stamp] for part in parts]) if parts else "",
+        ),
+        test=prepared.pictures("test", np.arange(len(test))),
+        held_out=prepared.pictures("train", np.flatnonzero(aside)),
+        kind=prepared.kind,
+        folder=str(folder_of(data)),
+        parts=planes[np.arange(len(parts))][..., :1].copy() if parts else None,  # few: in memory
     )
+
+
+def load_textures(data: DataConfig, image_size: int) -> Textures:
+    """Every picture under `data.textures`, sorted by path; procedural ones where that is empty.
+
+    Raises:
+      ValueError: no such folder; no pictures; a file that is not a whole picture.
+    """
+    if not data.textures:
+        logger.warning(
+            "data.textures is empty: anomalies are painted with procedural textures and with "
+            "rearranged strips of the picture itself (self-augmentation)"
+        )
+        names = textures.procedural_names()
+        return Textures(
+            images=textures.procedural_textures(image_size),
+            names=names,
+            fingerprint=digest([textures.RECIPE, names]),
+            procedural=True,
+        )
+    prepared = prepared_textures(data, image_size)
+    records = prepared.records("train")
+    return Textures(
+        images=prepared.planes("train", np.arange(len(records)), ["image"])["image"],
+        names=[record.picture for record in records],
+        fingerprint=digest([[record.picture, record.stamp] for record in records]),
+        procedural=False,
+    )
+
+
+def prepared_category(data: DataConfig, image_size: int) -> PreparedSet:
+    """The category, prepared first when it is new or has changed.
+
+    Raises:
+      ValueError: as `builder.prepare`, or where data.layout is 'prepared' as `builder.find`.
+    """
+    return _prepared(folder_of(data), data.layout, data, image_size)
+
+
+def prepared_textures(data: DataConfig, image_size: int) -> PreparedSet:
+    """The pictures of `data.textures`, which is not empty; as `prepared_category`."""
+    folder = textures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
+    layout = "prepared" if data.layout == "prepared" else "textures"
+    return _prepared(folder, layout, data, image_size)
+
+
+def _prepared(folder: pathlib.Path, layout: str, data: DataConfig, image_size: int) -> PreparedSet:
+    """The one place where the options of `data` meet the builder."""
+    if layout == "prepared":
+        builder = find(folder, image_size, data.resize, data.fit, data.cache_dir)
+    else:
+        config = PicturesConfig(
+            folder=str(folder),
+            layout=layout,
+            image_size=image_size,
+            resize=data.resize,
+            fit=data.fit,
+            missing_masks=data.missing_masks,
+            kind=data.kind,
+        )
+        builder = prepare(config, data.cache_dir)
+    made = PreparedSet(builder, kind_of(folder.name, data.kind), data.memory_gib)
+    if layout == "prepared":  # else the scan has checked them
+        check_masks(folder, LAYOUTS["folder"], made.records("test"), data.missing_masks)
+    return made
+
+
+def folder_of(data: DataConfig) -> pathlib.Path:
+    """The category's folder."""
+    return pathlib.Path(data.root).expanduser() / data.category
 
 
 def held_out(n: int, defective: bool, share: float) -> Bool[np.ndarray, "n"]:
@@ -93,108 +232,3 @@ def held_out(n: int, defective: bool, share: float) -> Bool[np.ndarray, "n"]:
     aside = np.zeros(n, np.bool_)
     aside[(2 * np.arange(count) + 1) * n // (2 * max(count, 1))] = True
     return aside
-
-
-def load_textures(
-    data: DataConfig, image_size: int
-) -> UInt8[np.ndarray, "n s s 3"] | Stored | None:
-    """Every picture under `data.textures`, sorted by path; None when that is empty.
-
-    Raises:
-      ValueError: no such folder; no pictures; a file that is not a whole picture.
-    """
-    if not data.textures:
-        logger.warning(
-            "data.textures is empty: anomalies are made of the picture's own pieces (self-"
-            "augmentation) and of procedural textures"
-        )
-        return None
-    builder = textures_builder(data, image_size)
-    rows = np.arange(len(records(builder, "train")))
-    return _planes(builder, "train", rows, ["image"], data.memory_gib)["image"]
-
-
-def textures_builder(data: DataConfig, image_size: int) -> tfds.core.DatasetBuilder:
-    """The prepared pictures of `data.textures`; as `builder_of`."""
-    folder = textures.folder_of(data.textures, data.cache_dir, data.layout != "prepared")
-    return builder_of(folder, "textures", data, image_size)
-
-
-def builder_of(
-    folder: pathlib.Path, layout: str, data: DataConfig, image_size: int
-) -> tfds.core.DatasetBuilder:
-    """The prepared pictures of a folder, prepared first when it is new or has changed.
-
-    Raises:
-      ValueError: as `builder.prepare`, or where data.layout is 'prepared' as `builder.find`.
-    """
-    if data.layout == "prepared":
-        builder = find(folder, image_size, data.resize, data.fit, data.cache_dir)
-        check_masks(folder, LAYOUTS["folder"], records(builder, "test"), data.missing_masks)
-        return builder
-    config = PicturesConfig(
-        folder=str(folder),
-        layout=layout,
-        image_size=image_size,
-        resize=data.resize,
-        fit=data.fit,
-        missing_masks=data.missing_masks,
-        kind=data.kind,
-    )
-    return prepare(config, data.cache_dir)
-
-
-def _read(
-    builder: tfds.core.DatasetBuilder, split: str, rows: Int[np.ndarray, "n"], memory_gib: float
-) -> Pictures:
-    """Some pictures of a prepared split; none when the source has no such split."""
-    of_split = records(builder, split)
-    chosen = [of_split[row] for row in rows]
-    has_foreground = np.array([bool(record.foreground) for record in chosen], np.bool_)
-    wanted = ["image"]
-    wanted += ["mask"] * (split == "test") + ["foreground"] * bool(has_foreground.any())
-    planes = _planes(builder, split, rows, wanted, memory_gib)
-    masks = planes.get("mask")
-    if isinstance(masks, Stored):
-        masks = masks[np.arange(len(masks))]  # a third of the pictures; metrics need all at once
-    return Pictures(
-        images=planes["image"],
-        masks=masks,
-        has_mask=np.array([record.has_mask for record in chosen], np.bool_),
-        labels=np.array([record.defect != GOOD for record in chosen], np.int32),
-        defects=[record.defect for record in chosen],
-        names=[record.picture for record in chosen],
-        foregrounds=planes.get("foreground"),
-        has_foreground=has_foreground,
-    )
-
-
-def _parts(builder: tfds.core.DatasetBuilder) -> UInt8[np.ndarray, "k s s 1"] | None:
-    """`Category.parts`; in memory, for they are few."""
-    rows = np.arange(len(records(builder, "parts")))
-    if not len(rows):
-        return None
-    return _planes(builder, "parts", rows, ["image"], math.inf)["image"][..., :1].copy()
-
-
-def _planes(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
-    rows: Int[np.ndarray, "n"],
-    wanted: list[str],
-    memory_gib: float,
-) -> dict[str, np.ndarray | Stored]:
-    """Planes of some pictures of a split: arrays, or `Stored` above `memory_gib` in all."""
-    shapes = {plane: builder.info.features[plane].shape for plane in wanted}
-    if not len(rows):
-        return {plane: np.zeros((0, *shape), np.uint8) for plane, shape in shapes.items()}
-    source = builder.as_data_source(split)
-    stored = {plane: Stored(source, plane, shape, rows) for plane, shape in shapes.items()}
-    if sum(math.prod(plane.shape) for plane in stored.values()) > memory_gib * 2**30:
-        return stored
-    planes = {plane: np.empty(stored[plane].shape, np.uint8) for plane in wanted}
-    for place, row in enumerate(rows):
-        example = source[int(row)]
-        for plane in wanted:
-            planes[plane][place] = example[plane]
-    return planes

@@ -2,7 +2,7 @@
 
 The paper takes pictures that were made offline with a network. Here mask files are used where a
 category has them; otherwise the foreground is computed once and kept in the cache, and a bad one
-never stops a run. `foreground_sheet` shows them all.
+never stops a run. `--mode foregrounds` shows them all.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ import hashlib
 import logging
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from scipy import ndimage
 
 from input_pipeline.datasets import Category
-from input_pipeline.on_disk import Stored
+from input_pipeline.on_disk import Stored, chunks, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 FILE, COMPUTED, RANDOM, FULL = SOURCES = ("file", "computed", "random", "full")
 
 _VERSION = 2  # of `object_foreground`: a new number makes the cached ones be found anew
-_CHUNK = 64  # pictures in memory at a time
 _WORKING_SIZE = 128  # px; finer detail of an outline does not matter here
 _BORDER = 0.04  # of the width: the frame of a picture that is taken for background
 _NOISE_FACTOR = 4.0  # standard deviations of the background that still count as background
@@ -85,10 +84,10 @@ def _cached(images: UInt8[np.ndarray, "n s s 3"] | Stored, cache_dir: str) -> np
     shape = (*images.shape[:3], 1)
     digest = hashlib.sha256(f"{_VERSION} {images.shape}".encode())
     for chunk in _chunks(images):
-        digest.update(chunk)
+        digest.update(chunk.data)
     folder = pathlib.Path(os.path.expanduser(cache_dir)) / "foregrounds"
     path = folder / f"{digest.hexdigest()[:16]}.npy"
-    mode = None if isinstance(images, np.ndarray) else "r"
+    mode: Literal["r"] | None = None if isinstance(images, np.ndarray) else "r"
     try:
         if "://" in cache_dir:
             raise OSError("not a local folder")
@@ -102,24 +101,17 @@ def _cached(images: UInt8[np.ndarray, "n s s 3"] | Stored, cache_dir: str) -> np
 
 
 def _chunks(images: np.ndarray | Stored) -> Iterator[np.ndarray]:
-    for start in range(0, len(images), _CHUNK):
-        yield images[np.arange(start, min(start + _CHUNK, len(images)))]
+    """Some pictures at a time."""
+    return (images[rows] for rows in chunks(len(images)))
 
 
-def _write(path: pathlib.Path, shape: tuple[int, ...], chunks: Iterator[np.ndarray]) -> None:
-    """A NumPy file of u8[shape], written under another name and renamed when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-        try:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for chunk in chunks:
-                file.write(chunk.tobytes())
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+def _write(path: pathlib.Path, shape: tuple[int, ...], planes: Iterator[np.ndarray]) -> None:
+    """A NumPy file of u8[shape], which need not fit into memory."""
+    with replacing(path) as partial, open(partial, "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for some in planes:
+            file.write(some.tobytes())
 
 
 def object_foreground(images: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray, "n s s 1"]:

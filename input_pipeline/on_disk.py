@@ -1,9 +1,51 @@
-"""Pictures that stay on disk and are read by index, in the place of an array in memory."""
+"""The pictures of a split, in memory or read by index from disk; files that are written whole."""
 
-from collections.abc import Sequence
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from etils import epath
+from jaxtyping import Bool, Int, Int32, UInt8
+
+from input_pipeline.scan import digest
+
+
+def chunks(count: int, size: int = 64) -> Iterator[Int[np.ndarray, "rows"]]:
+    """The row numbers 0..count - 1 in order, `size` at a time, which bounds the memory used."""
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))
+
+
+@contextlib.contextmanager
+def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Write a file or a folder so that it is there whole or not at all.
+
+    Yields another path in the same folder (made where it is missing), which no other process or
+    thread uses and which ends as `path` does. What was written there is renamed to `path` when
+    the block ends, and removed when it raises. A file takes the place of an old one; a folder
+    does not.
+
+    Args:
+      path: local, or on an object store such as gs://.
+
+    Raises:
+      OSError: it cannot be written or renamed; what was at `path` stays.
+    """
+    path = epath.Path(path)
+    partial = path.parent / f".{path.stem[:40]}-{uuid.uuid4().hex[:12]}.partial{path.suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if partial.is_dir():
+                partial.rmtree()
+            else:
+                partial.unlink(missing_ok=True)
+        raise
 
 
 class Stored:
@@ -39,3 +81,31 @@ class Stored:
         for place, row in enumerate(rows.flat):
             planes[place] = self._source[int(row)][self._plane]
         return planes.reshape(*rows.shape, *self.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """The pictures of one split, sorted by name. s is the picture size in px."""
+
+    images: UInt8[np.ndarray, "n s s 3"] | Stored
+    masks: UInt8[np.ndarray, "n s s 1"] | None  # 1 where defective; None in a training split
+    has_mask: Bool[np.ndarray, "n"]  # masks[i] is the truth (all-zero for a good test picture)
+    labels: Int32[np.ndarray, "n"]  # 0 good, 1 defective
+    defects: list[str]
+    names: list[str]  # paths relative to the category's folder
+    # 12 hexadecimal digits for each picture, which change with the size or modification time of
+    # its file, its mask's or its foreground's.
+    stamps: list[str]
+    # 255 where anomalies may lie, soft between; None: no file for any picture, or a test split
+    foregrounds: UInt8[np.ndarray, "n s s 1"] | Stored | None
+    has_foreground: Bool[np.ndarray, "n"]  # foregrounds[i] was read from a file
+    parts_stamp: str = ""  # of the files of `Category.parts`, in its training pictures
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hexadecimal digits for all of it: equal where names, stamps and defects are equal.
+
+        The folder's path has no part in it.
+        """
+        pictures = list(zip(self.names, self.stamps, self.defects, strict=True))
+        return digest([pictures, self.parts_stamp])

@@ -1,23 +1,44 @@
-"""Picture files decoded to 8-bit arrays and brought to a square."""
+"""Picture files decoded to 8-bit arrays and brought to a square: NumPy, SciPy and Pillow only."""
 
+import functools
 import pathlib
+from typing import BinaryIO, Literal, TypeAlias
 
 import numpy as np
-import tensorflow as tf
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Float32, UInt8
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from scipy import sparse
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # A larger picture is refused by what its header claims, before anything is allocated for it.
 MAX_PIXELS = 2**28  # 16,384 x 16,384: 0.8 GB decoded
-Image.MAX_IMAGE_PIXELS = None  # Pillow's limit, with a message that does not name the size
-_LOSSY = ("JPEG", "WEBP")  # formats that smear a mask's black
+Border: TypeAlias = Literal["edge", "constant"]
+_LOSSY = ("JPEG", "MPO", "WEBP")  # formats that smear a mask's black
+# How a file begins, and what opens it. `Image.open` is not used: its own limit of pixels, lower
+# than ours, could only be lifted for the whole program.
+_OPENERS = (
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"\xff\xd8\xff", JpegImagePlugin.jpeg_factory),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"II*\0", TiffImagePlugin.TiffImageFile),
+    (b"MM\0*", TiffImagePlugin.TiffImageFile),
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+)
 
 
-def _open(path: pathlib.Path) -> Image.Image:
-    """A picture fully decoded and turned upright by its EXIF orientation."""
+def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
+    """A picture fully decoded and turned upright by its EXIF orientation, and its format."""
     try:
-        with Image.open(path) as image:
+        with open(path, "rb") as file:
+            image = _identified(file, str(path))
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise ValueError(
@@ -25,11 +46,21 @@ def _open(path: pathlib.Path) -> Image.Image:
                     f"{MAX_PIXELS:,}"
                 )
             image.load()
-            return ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image), image.format or ""
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         reason = getattr(error, "strerror", None) or str(error).replace(f" {str(path)!r}", "")
         reason = " ".join(reason.split())
         raise ValueError(f"{path} cannot be read as a picture: {reason}") from error
+
+
+def _identified(file: BinaryIO, name: str) -> Image.Image:
+    """The picture in an open file, its header read: by the file's content, not by its name."""
+    start = file.read(12)
+    file.seek(0)
+    for first, opener in _OPENERS:
+        if start.startswith(first) and (first != b"RIFF" or start.endswith(b"WEBP")):
+            return opener(file, name)
+    raise ValueError("it is empty" if not start else "it is no PNG, JPEG, BMP, TIFF or WebP file")
 
 
 def decode_rgb(path: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -38,7 +69,7 @@ def decode_rgb(path: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
       ValueError: not a whole picture, one of floating-point pixels, or of over `MAX_PIXELS`.
     """
-    image = _open(path)
+    image, _ = _open(path)
     if image.mode == "F":
         raise ValueError(f"{path} holds floating-point pixels: save it as 8 or 16 bit")
     if image.mode.startswith("I"):  # I;16 and I: one channel of 16 bits
@@ -58,23 +89,17 @@ def decode_mask(path: pathlib.Path) -> UInt8[np.ndarray, "h w 1"]:
     Raises:
       ValueError: not a whole picture, or one of over `MAX_PIXELS`.
     """
-    image = _open(path)
+    image, format = _open(path)
     if image.mode.startswith("I") or image.mode == "F":
         return (np.asarray(image) > 0)[..., None].astype(np.uint8)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")
-    least = 127 if _format(path) in _LOSSY else 0
+    least = 127 if format in _LOSSY else 0
     return (np.asarray(image.convert("RGB")).max(-1, keepdims=True) > least).astype(np.uint8)
 
 
-def _format(path: pathlib.Path) -> str:
-    """JPEG, PNG and so on: by the file's content, not by its name."""
-    with Image.open(path) as image:
-        return image.format or ""
-
-
 def resize_picture(
-    picture: UInt8[np.ndarray, "h w c"], size: int, resize: str, fit: str, border: str = "edge"
+    picture: UInt8[np.ndarray, "h w c"], size: int, resize: str, fit: str, border: Border = "edge"
 ) -> UInt8[np.ndarray, "s s c"]:
     """To size x size px.
 
@@ -90,11 +115,60 @@ def resize_picture(
     picture = _cropped(picture, fit)
     height, width = _inner(picture.shape[:2], size, fit)
     if picture.shape[:2] != (height, width):
-        smooth = tf.image.resize(
-            picture, (height, width), "bilinear", antialias=resize == "antialias"
-        )
-        picture = np.clip(np.round(smooth.numpy()), 0, 255).astype(np.uint8)
+        smooth = (_antialiased if resize == "antialias" else _bilinear)(picture, height, width)
+        picture = np.clip(np.round(smooth), 0, 255).astype(np.uint8)
     return _padded(picture, size, border)
+
+
+def _bilinear(
+    picture: UInt8[np.ndarray, "h w c"], height: int, width: int
+) -> Float32[np.ndarray, "{height} {width} c"]:
+    """Between the four nearest pixels, in the arithmetic of `tf.image.resize`: the same bits."""
+    top, bottom, down = _neighbours(height, picture.shape[0])
+    left, right, along = _neighbours(width, picture.shape[1])
+    along = along[:, None]
+
+    def row(index: np.ndarray) -> np.ndarray:
+        pixels = picture[index]
+        near = np.take(pixels, left, axis=1).astype(np.float32)
+        return near + (np.take(pixels, right, axis=1) - near) * along
+
+    upper = row(top)
+    return upper + (row(bottom) - upper) * down[:, None, None]
+
+
+@functools.lru_cache(maxsize=256)
+def _neighbours(new: int, old: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each of `new` pixels on an axis of `old`: the pixel before its centre and the one after,
+    int[new], and the share f32[new] of the way between them. The border repeats.
+    """
+    centre = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * (
+        np.float32(old) / np.float32(new)
+    )
+    position = centre - np.float32(0.5)
+    before = np.floor(position)
+    first = np.maximum(before, 0).astype(np.intp)
+    return first, np.minimum(before.astype(np.intp) + 1, old - 1), position - before
+
+
+def _antialiased(
+    picture: UInt8[np.ndarray, "h w c"], height: int, width: int
+) -> Float32[np.ndarray, "{height} {width} c"]:
+    """By a triangle that is as wide as the pixels it makes: nothing is skipped."""
+    h, w, channels = picture.shape
+    lines = _kernel(height, h) @ picture.reshape(h, -1).astype(np.float32)
+    lines = lines.reshape(height, w, channels).transpose(1, 0, 2).reshape(w, -1)
+    return (_kernel(width, w) @ lines).reshape(width, height, channels).transpose(1, 0, 2)
+
+
+@functools.lru_cache(maxsize=256)
+def _kernel(new: int, old: int) -> sparse.csr_array:
+    """f32[new, old]: the weight of each old pixel in each new one. Rows add up to 1."""
+    scale = old / new
+    distance = np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * scale
+    weights = np.maximum(1.0 - np.abs(distance) / max(scale, 1.0), 0.0)
+    weights /= weights.sum(1, keepdims=True)
+    return sparse.csr_array(weights.astype(np.float32))
 
 
 def resize_nearest(
@@ -127,7 +201,8 @@ def _cropped(picture: np.ndarray, fit: str) -> np.ndarray:
     """The middle square where `fit` is 'crop'."""
     if fit != "crop":
         return picture
-    top, left, height, width = window(*picture.shape[:2], fit)
+    height, width = picture.shape[:2]
+    top, left, height, width = window(height, width, fit)
     return picture[top : top + height, left : left + width]
 
 
@@ -135,10 +210,11 @@ def _inner(shape: tuple[int, int], size: int, fit: str) -> tuple[int, int]:
     """Height and width, in the square, of a picture of `shape`."""
     if fit != "pad":
         return size, size
-    return tuple(max(1, round(side * size / max(shape))) for side in shape)
+    height, width = (max(1, round(side * size / max(shape))) for side in shape)
+    return height, width
 
 
-def _padded(picture: np.ndarray, size: int, border: str) -> np.ndarray:
+def _padded(picture: np.ndarray, size: int, border: Border) -> np.ndarray:
     """In the middle of a square."""
     missing = [size - side for side in picture.shape[:2]]
     if not any(missing):

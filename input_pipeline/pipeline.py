@@ -7,13 +7,15 @@ resumes anywhere at no cost, and N hosts together make the batches that one host
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from jaxtyping import UInt8
 
-from configs.schema import Config
-from input_pipeline.datasets import Category
+from configs.schema import DataConfig
+from input_pipeline import keep_tensorflow_off_accelerators
+from input_pipeline.datasets import Category, Textures
 from input_pipeline.foreground import (
     COMPUTED,
     FILE,
@@ -25,21 +27,25 @@ from input_pipeline.foreground import (
 )
 from input_pipeline.on_disk import Stored
 from input_pipeline.synthesis import origin, synthesize, unit
-from input_pipeline.textures import procedural_textures
 
 # Streams of the draws made here, folded into the example's seed; the synthesis has its own.
 _TEXTURE_STREAM = 7001
 _FOREGROUND_STREAM = 7002
 _ORDER_STREAM = 7003
 
+# From a picture's index and the example's seed to where anomalies may lie: f32[s, s, 1] in [0, 1].
+Foreground: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
 _ALIGNMENT = 64  # bytes, what TensorFlow's kernels may rely on
 
 
 def train_batches(
     category: Category,
-    textures: UInt8[np.ndarray, "m s s 3"] | Stored | None,
-    config: Config,
+    textures: Textures,
+    data: DataConfig,
     *,
+    seed: int,
+    batch_size: int,
     start_step: int,
     process_index: int = 0,
     process_count: int = 1,
@@ -48,8 +54,11 @@ def train_batches(
 
     Args:
       category: with n training pictures of s x s px.
-      textures: anomaly sources; None: made-up ones, and for textures too the picture's own pieces.
-      config: `seed`, `train.batch_size` (over all hosts) and `data` are used.
+      textures: what anomalies are painted with.
+      data: how anomalies are made: `foreground`, `cache_dir`, `normal_share`, `blend_min` and
+        `blend_max` are used.
+      seed: of the whole run.
+      batch_size: over all hosts.
       start_step: 0-based.
       process_index: this host's; its examples are that contiguous slice of each batch.
       process_count: hosts.
@@ -61,15 +70,14 @@ def train_batches(
     Raises:
       ValueError: fewer pictures than a batch; a batch that the hosts cannot share evenly.
     """
-    batch = config.train.batch_size
-    check(category, batch, process_count)
-    local = batch // process_count
-    examples_of_run = Examples(category, textures, config)
+    check(category, batch_size, process_count)
+    local = batch_size // process_count
+    examples_of_run = Examples(category, textures, data, seed)
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and it takes seconds
     def at(count: tf.Tensor) -> dict[str, tf.Tensor]:
         """The example that this host makes after `count` others."""
-        position = count // local * batch + process_index * local + count % local
+        position = count // local * batch_size + process_index * local + count % local
         return examples_of_run.example(position)
 
     options = tf.data.Options()
@@ -98,9 +106,11 @@ def check(category: Category, batch_size: int, process_count: int) -> None:
 
 def numpy_batches(
     category: Category,
-    textures: UInt8[np.ndarray, "m s s 3"] | Stored | None,
-    config: Config,
+    textures: Textures,
+    data: DataConfig,
     *,
+    seed: int,
+    batch_size: int,
     start_step: int,
     process_index: int = 0,
     process_count: int = 1,
@@ -109,7 +119,9 @@ def numpy_batches(
     batches = train_batches(
         category,
         textures,
-        config,
+        data,
+        seed=seed,
+        batch_size=batch_size,
         start_step=start_step,
         process_index=process_index,
         process_count=process_count,
@@ -138,29 +150,24 @@ class Examples:
     Methods are TensorFlow graph code, position int64[].
     """
 
-    def __init__(
-        self,
-        category: Category,
-        textures: UInt8[np.ndarray, "m s s 3"] | Stored | None,
-        config: Config,
-    ):
+    def __init__(self, category: Category, textures: Textures, data: DataConfig, seed: int):
         """Arguments as of `train_batches`. Finds foregrounds where there are no files."""
-        data, self._seed = config.data, config.seed
+        keep_tensorflow_off_accelerators()
+        self._seed = seed
         self._n, self._size = category.train.images.shape[:2]
-        # The paper's surfaces never are their own source; with made-up textures alone they are.
-        own = category.kind == "object" or textures is None
+        # The paper has self-augmentation for objects only; with procedural textures alone we use it
+        # for surfaces too.
+        own = category.kind == "object" or textures.procedural
         self._draws = {
             "own_share": 0.5 if own else 0.0,
             "blend_min": data.blend_min,
             "blend_max": data.blend_max,
         }
         self._normal_share = data.normal_share
-        if textures is None:
-            textures = procedural_textures(self._size)
-        self._textures = len(textures)
+        self._textures = len(textures.images)
         # From an index (and the example's seed): uint8[s, s, 3] twice, and f32[s, s, 1] in [0, 1].
-        self.image, self.texture = reader(category.train.images), reader(textures)
-        self.foreground = _foreground_function(category, config)
+        self.image, self.texture = reader(category.train.images), reader(textures.images)
+        self.foreground = _foreground_function(category, data)
 
     def example(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
         """What the networks are trained with: see `synthesis.synthesize`."""
@@ -185,6 +192,15 @@ class Examples:
             "texture": self._texture_index(seed),
             **origin(seed, **self._draws),
         }
+
+    def shown(self, first: int, count: int) -> Iterator[tuple[int, dict, dict]]:
+        """(position, `example`, `origin`) of `count` positions from `first` on, as NumPy values."""
+
+        @tf.autograph.experimental.do_not_convert
+        def at(position: tf.Tensor) -> tuple:
+            return position, self.example(position), self.origin(position)
+
+        yield from tf.data.Dataset.range(first, first + count).map(at).as_numpy_iterator()
 
     def _example_seed(self, position: tf.Tensor) -> tf.Tensor:
         return tf.stack([tf.constant(self._seed, tf.int64), position])
@@ -219,28 +235,16 @@ def _tensor(array: np.ndarray) -> tf.Tensor:
     return tf.experimental.dlpack.from_dlpack(aligned.__dlpack__())
 
 
-def _foreground_function(category: Category, config: Config):
-    """The function from a picture's index and the example's seed to f32[s, s, 1] in [0, 1]."""
-    found = foregrounds_for(category, config.data.foreground, config.data.cache_dir)
+def _foreground_function(category: Category, data: DataConfig) -> Foreground:
+    found = foregrounds_for(category, data.foreground, data.cache_dir)
     size = category.train.images.shape[1]
-    files, computed, parts = (
-        None if planes is None else reader(planes)
-        for planes in (found.files, found.computed, found.parts)
-    )
-
-    def drawn(seed: tf.Tensor) -> tf.Tensor:
-        stream = tf.random.fold_in(seed, _FOREGROUND_STREAM)
-        if parts is None:
-            return random_part(stream, size)
-        index = tf.random.stateless_uniform([], stream, 0, len(found.parts), tf.int64)
-        return unit(parts(index))
-
-    makers = {
-        FILE: lambda index, seed: unit(files(index)),
-        COMPUTED: lambda index, seed: unit(computed(index)),
-        RANDOM: lambda index, seed: drawn(seed),
+    makers: dict[str, Foreground] = {
+        RANDOM: _drawn(found.parts, size),
         FULL: lambda index, seed: tf.ones([size, size, 1]),
     }
+    for source, planes in ((FILE, found.files), (COMPUTED, found.computed)):
+        if planes is not None:
+            makers[source] = _of_picture(planes)
     present = [source for source in SOURCES if source in found.sources]
     which = tf.constant([present.index(source) for source in found.sources])
 
@@ -251,3 +255,23 @@ def _foreground_function(category: Category, config: Config):
         return tf.ensure_shape(tf.switch_case(which[index], branches), [size, size, 1])
 
     return foreground
+
+
+def _of_picture(planes: np.ndarray | Stored) -> Foreground:
+    """The plane u8[s, s, 1] of the picture itself."""
+    read = reader(planes)
+    return lambda index, seed: unit(read(index))
+
+
+def _drawn(parts: np.ndarray | None, size: int) -> Foreground:
+    """One of `parts` u8[k, s, s, 1], else a random part, drawn by the example's seed."""
+    part = None if parts is None else reader(parts)
+    count = 0 if parts is None else len(parts)
+
+    def drawn(index: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        stream = tf.random.fold_in(seed, _FOREGROUND_STREAM)
+        if part is None:
+            return random_part(stream, size)
+        return unit(part(tf.random.stateless_uniform([], stream, 0, count, tf.int64)))
+
+    return drawn

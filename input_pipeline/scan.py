@@ -3,6 +3,8 @@
 import collections
 import csv
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -46,6 +48,9 @@ class Record:
     mask: str  # "": none
     foreground: str  # "": none
     defect: str  # good, or the kind of defect
+    # 12 hexadecimal digits that change with the size or modification time of any of its files;
+    # "" until `stamped`.
+    stamp: str = ""
 
     @property
     def has_mask(self) -> bool:
@@ -85,6 +90,40 @@ def parts(folder: pathlib.Path) -> list[Record]:
         if found:
             return [Record("parts", f"{place}/{p.name}", "", "", GOOD) for p in found]
     return []
+
+
+def stamped(folder: pathlib.Path, records: Iterable[Record]) -> list[Record]:
+    """The records with their `stamp`, which does not depend on where the folder is.
+
+    Raises:
+      ValueError: a file of a record is not there.
+    """
+    return [
+        dataclasses.replace(
+            record,
+            stamp=digest(
+                [
+                    _facts(folder / f) if f else None
+                    for f in (record.picture, record.mask, record.foreground)
+                ]
+            ),
+        )
+        for record in records
+    ]
+
+
+def _facts(file: pathlib.Path) -> list[int]:
+    """Size in bytes and modification time in ns."""
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as a picture: {error.strerror}") from error
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def digest(facts: list) -> str:
+    """12 hexadecimal digits that change with `facts`: anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
 def pictures_under(folder: pathlib.Path, recursive: bool = False) -> list[pathlib.Path]:
@@ -196,13 +235,13 @@ def _test(folder: pathlib.Path, layout: Layout) -> list[Record]:
         templates = [
             t for t in layout.masks if defect != GOOD or "{defect}" in t or "{folder}" in t
         ]
-        masks = {picture: files.find(templates, picture) for picture in pictures_under(sub)}
+        mask_of = {picture: files.find(templates, picture) for picture in pictures_under(sub)}
         # Masks may lie beside the pictures.
-        names = {picture: _relative(picture, folder) for picture in masks}
+        names = {picture: _relative(picture, folder) for picture in mask_of}
         records += [
-            Record("test", name, masks[picture], "", defect)
+            Record("test", name, mask_of[picture], "", defect)
             for picture, name in names.items()
-            if name not in masks.values()
+            if name not in mask_of.values()
         ]
     return records
 
@@ -253,7 +292,7 @@ def check_masks(
             raise ValueError(
                 f"{folder / record.picture} has no mask: it is not in {place}"
                 f"{' nor in the other usual places' if len(wanted) > 1 else ''}; "
-                f"data.missing_masks=ignore evaluates without"
+                f"set data.missing_masks=ignore to evaluate without it"
             )
 
 

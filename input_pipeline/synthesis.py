@@ -158,7 +158,7 @@ def origin(
     """What the anomaly of `synthesize` is made of, should this seed have one.
 
     Returns:
-      own: bool[], whether of the picture's own pieces; ops: int32[3], indices into
+      own: bool[], whether by self-augmentation; ops: int32[3], indices into
       `augment.RANDOM_OPS` in the order they are applied; blend: f32[], the picture's share b.
     """
     return {
@@ -190,7 +190,8 @@ def synthesize(
         like `texture`, called only where the example needs it.
       texture: gives uint8[s, s, 3], an anomaly source.
       seed: int64[2]; the example is a function of it and the pictures.
-      own_share: probability in [0, 1] that the picture's own pieces are the source.
+      own_share: probability in [0, 1] of self-augmentation: the picture itself is the source, its
+        strips rearranged.
       normal_share: probability in [0, 1].
       blend_min: least share of the picture that shows through the anomaly, in [0, 1].
       blend_max: largest share, in [blend_min, 1].

@@ -1,27 +1,28 @@
-"""Anomaly sources: the folder of a TensorFlow Datasets set, and procedural textures.
+"""Pictures that anomalies are painted with: procedural textures, and TensorFlow Datasets sets.
 
-Procedural textures are for those who have no texture pictures.
-
-A bank of pictures by fixed rules, the same on every run: noise of several grains, marble, wood,
-stripes, bricks, dots, cells, scratches and weave, each in random colours.
+Procedural textures are for those who have no texture pictures: a bank of pictures by fixed rules,
+the same on every run, of noise, marble, wood, stripes, bricks, dots, cells, scratches and weave,
+each in random colours.
 """
 
 import logging
 import os
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
+from input_pipeline import keep_tensorflow_off_accelerators
+from input_pipeline.on_disk import replacing
 from input_pipeline.pictures import EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
+RECIPE = 1  # raise it whenever a texture would come out differently
 COUNT = 64  # pictures in the bank
+_SEED = 20230314  # of the bank
 _PALETTE = 5  # colours of a picture
 _TURNED = 2.0  # a side, of the square that a field is computed on: room for turning it
 
@@ -31,13 +32,23 @@ def procedural_textures(size: int, count: int = COUNT) -> UInt8[np.ndarray, "n {
     return np.stack([texture(index, size) for index in range(count)])
 
 
-def texture(index: int, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+def procedural_names(count: int = COUNT) -> list[str]:
+    """The names of `procedural_textures`: each one's rule, and its number from 0."""
+    return [f"{rule_of(index)} {index}" for index in range(count)]
+
+
+def rule_of(index: int) -> str:
+    """The key in `RULES` of texture number `index`."""
+    return list(RULES)[index % len(RULES)]
+
+
+def texture(index: int, size: int, seed: int = _SEED) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """Texture number `index`: a field of one rule through a random palette, with fine grain."""
-    rng = np.random.default_rng([20230314, index])
+    rng = np.random.default_rng([seed, index])
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.meshgrid(*[(np.arange(size) + 0.5) / size - 0.5] * 2, indexing="ij")
     y, x = np.cos(angle) * y - np.sin(angle) * x, np.sin(angle) * y + np.cos(angle) * x
-    field = _RULES[index % len(_RULES)](rng, y, x)
+    field = RULES[rule_of(index)](rng, y, x)
     # Ranks instead of values: every colour of the palette gets its share of the picture.
     order = np.argsort(field + 1e-6 * rng.random(field.shape), axis=None)
     share = np.empty(field.size)
@@ -75,7 +86,8 @@ def _noise(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, cells: float)
 def _fractal(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Octaves of noise, from coarse to fine."""
     cells, fall = rng.uniform(2, 10), rng.uniform(0.4, 0.85)
-    return sum(fall**k * _noise(rng, y, x, cells * 2**k) for k in range(4))
+    octaves = (fall**k * _noise(rng, y, x, cells * 2**k) for k in range(4))
+    return sum(octaves, np.zeros_like(x))
 
 
 def _marble(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -143,17 +155,17 @@ def _weave(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray
     return np.where(over, warp, -weft) + rng.uniform(0, 0.5) * _noise(rng, y, x, 4.0)
 
 
-_RULES: tuple[Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray], ...] = (
-    _fractal,
-    _marble,
-    _wood,
-    _stripes,
-    _bricks,
-    _dots,
-    _cells,
-    _scratches,
-    _weave,
-)
+RULES: dict[str, Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray]] = {
+    "noise": _fractal,
+    "marble": _marble,
+    "wood": _wood,
+    "stripes": _stripes,
+    "bricks": _bricks,
+    "dots": _dots,
+    "cells": _cells,
+    "scratches": _scratches,
+    "weave": _weave,
+}
 
 
 PREFIX = "tfds:"
@@ -183,8 +195,8 @@ def folder_of(textures: str, cache_dir: str, needed: bool) -> pathlib.Path:
         except Exception as error:  # what TFDS raises has no common class
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
-                f"data.textures={textures} cannot be had: {reason[:300]}; give the folder of a "
-                f"copy, or '' for procedural textures"
+                f"data.textures={textures} cannot be read or downloaded: {reason[:300]}; give the "
+                f"folder of a copy, or '' for procedural textures"
             ) from error
     return folder
 
@@ -202,19 +214,20 @@ def _tfds_builder(name: str, cache_dir: str) -> tfds.core.DatasetBuilder:
 
 def _write_pictures(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
     """Write all pictures of all splits as they are encoded; the folder is there whole or not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{folder.name}.incomplete", dir=folder.parent))
+    keep_tensorflow_off_accelerators()
     try:
-        for split in sorted(builder.info.splits):
-            (partial / split).mkdir()
-            encoded = {"image": tfds.decode.SkipDecoding()}
-            rows = builder.as_dataset(split=split, decoders=encoded)
-            for i, row in enumerate(rows.as_numpy_iterator()):
-                end = EXTENSIONS[0] if row["image"].startswith(b"\x89PNG") else EXTENSIONS[1]
-                (partial / split / f"{i:06}{end}").write_bytes(row["image"])
-        partial.rename(folder)
+        with replacing(folder) as partial:
+            for split in sorted(builder.info.splits):
+                (partial / split).mkdir(parents=True)
+                encoded = {"image": tfds.decode.SkipDecoding()}
+                rows = builder.as_dataset(split=split, decoders=encoded)
+                for i, row in enumerate(rows.as_numpy_iterator()):
+                    end = EXTENSIONS[0] if row["image"].startswith(b"\x89PNG") else EXTENSIONS[1]
+                    file = partial / split / f"{i:06}{end}"
+                    file.write_bytes(row["image"])
+                    os.utime(
+                        file, (0, 0)
+                    )  # so that all hosts have the same set: see `Record.stamp`
     except OSError:
         if not folder.exists():  # else another process was first
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

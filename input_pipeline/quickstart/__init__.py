@@ -1,1 +1,1 @@
-"""The product photos that `make quickstart` trains on."""
+"""The product photos that `make quickstart` trains on, made by the project."""

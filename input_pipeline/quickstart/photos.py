@@ -1,28 +1,24 @@
-"""Product pictures made by the project: two categories in MVTec AD layout, and surface textures.
-
-    python -m input_pipeline.product_photos --output DIR [--size 128] [--seed 0]
+"""Product pictures made by the project: two categories in MVTec AD layout, and textures.
 
 Every picture is a function of (seed, category, split, index) alone: adding pictures changes none.
 """
 
-import argparse
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from input_pipeline.on_disk import replacing
 from input_pipeline.quickstart.defects import DEFECTS
 from input_pipeline.quickstart.render import Surface, develop, lamp, shade, stream
 from input_pipeline.quickstart.scenes import fabric, gear
-from input_pipeline.quickstart.surfaces import KINDS, texture
+from input_pipeline.textures import RULES, texture
 
-RECIPE = 1  # raise it whenever a picture would come out differently
+RECIPE = 2  # raise it whenever a picture would come out differently
 STAMP = "recipe.json"
 SCENES = {"gear": gear, "fabric": fabric}
 # A pixel belongs to a defect's mask where a channel changed by at least this many grey levels.
@@ -97,9 +93,9 @@ def write_photos(
     defects: int = 6,
     textures: int = 8,
 ) -> bool:
-    """Write `gear/`, `fabric/` and `textures/images/KIND/` into the new folder `output`.
+    """Write `gear/`, `fabric/` and `textures/images/RULE/` into the new folder `output`.
 
-    `train` and `good` pictures a category, `defects` a kind of defect, `textures` a surface.
+    `train` and `good` pictures a category, `defects` a kind of defect, `textures` a rule.
     All or nothing: the folder appears when it is complete. Returns False, and does nothing, where
     the same pictures are there already.
 
@@ -116,17 +112,12 @@ def write_photos(
     if output.exists():
         _require_same(output, recipe)
         return False
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with replacing(output) as partial:
+        unfinished = pathlib.Path(partial)
         for category in SCENES:
             _write_category(unfinished / category, recipe)
         _write_textures(unfinished / "textures" / "images", recipe)
         (unfinished / STAMP).write_text(json.dumps(recipe, sort_keys=True) + "\n")
-        unfinished.chmod(0o755)
-        unfinished.rename(output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return True
 
 
@@ -156,30 +147,13 @@ def _write_category(folder: pathlib.Path, recipe: dict) -> None:
 
 
 def _write_textures(folder: pathlib.Path, recipe: dict) -> None:
-    for kind in KINDS:
+    """Procedural textures, in a folder for each rule as DTD has one for each kind of surface."""
+    for place, rule in enumerate(RULES):
         for index in range(recipe["textures"]):
-            picture = texture(kind, index, recipe["size"], recipe["seed"])
-            _save(folder / kind / f"{kind}_{index:03d}.png", picture)
+            picture = texture(place + index * len(RULES), recipe["size"], recipe["seed"])
+            _save(folder / rule / f"{rule}_{index:03d}.png", picture)
 
 
 def _save(path: pathlib.Path, picture: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Make product pictures for the quickstart.")
-    parser.add_argument("--output", required=True, help="folder to create")
-    parser.add_argument("--size", type=int, default=128, help="width and height in px, 64..256")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    try:
-        made = write_photos(options.output, options.size, options.seed)
-    except ValueError as error:
-        parser.error(str(error))
-    print(f"{options.output}: {'written' if made else 'there already, nothing to do'}")
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ the same unit. Light is linear RGB until `develop`, which plays the camera. NumP
 
 import dataclasses
 import zlib
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -32,7 +33,12 @@ class Surface:
 
     def copy(self) -> "Surface":
         """A copy whose arrays can be changed without touching this one's."""
-        return Surface(*(v.copy() if isinstance(v, np.ndarray) else v for v in vars(self).values()))
+        arrays: dict[str, Any] = {
+            name: value.copy()
+            for name, value in vars(self).items()
+            if isinstance(value, np.ndarray)
+        }
+        return dataclasses.replace(self, **arrays)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,8 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import file_adapters
 
-from diffad_jax.data_tools import prepare
 from input_pipeline import builder, datasets
-from tests.support import helpers, sets
+from tests.support import sets
 
 FOLDER = "nut"
 
@@ -63,32 +62,28 @@ def test_tfds_load_reads_what_the_program_prepared(root):
     np.testing.assert_array_equal(rows[1]["image"], category.test.images[1])
 
 
-def run_prepare(root, capsys, **changes):
-    values = options(root, **changes).__dict__
-    assert prepare.main(helpers.parsed(**{f"data__{k}": v for k, v in values.items()})) == 0
-    return capsys.readouterr().out.split()
-
-
-def test_a_host_without_the_pictures_reads_what_was_prepared(root, tmp_path, capsys):
+def test_a_host_without_the_pictures_reads_what_was_prepared(root, tmp_path):
     sets.save(root / "stuff/a/1.png", sets.picture("stuff"))
     sets.save(root / "nut/thresh/1.png", sets.noise("part", 32, 32))
     how = {"textures": str(root / "stuff"), "kind": "texture", "fit": "pad"}
-    paths = run_prepare(root, capsys, **how)
-    assert len(paths) == 2 and all(pathlib.Path(path).is_dir() for path in paths)
+    data = options(root, **how)
+    made = datasets.prepared_category(data, sets.SIZE), datasets.prepared_textures(data, sets.SIZE)
+    assert all(pathlib.Path(one.path).is_dir() for one in made)
     here, stuff = load(root, **how), datasets.load_textures(options(root, **how), sets.SIZE)
     root.rename(tmp_path / "elsewhere")
     there = load(root, **how, layout="prepared")
     for split in ("train", "test"):
-        for field in ("images", "masks", "labels", "names", "defects", "has_mask"):
+        for field in ("images", "masks", "labels", "names", "defects", "has_mask", "stamps"):
             a, b = (getattr(getattr(category, split), field) for category in (here, there))
             np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(here.parts[..., 0], sets.noise("part", 32, 32)[None])
     np.testing.assert_array_equal(here.parts, there.parts)
     again = datasets.load_textures(options(root, **how, layout="prepared"), sets.SIZE)
-    np.testing.assert_array_equal(again, stuff)
+    np.testing.assert_array_equal(again.images, stuff.images)
+    assert (again.names, again.fingerprint) == (stuff.names, stuff.fingerprint)
     with pytest.raises(ValueError, match="no such folder"):
         load(root, **how)
-    with pytest.raises(ValueError, match="0 prepared sets of nut are"):
+    with pytest.raises(ValueError, match="found 0 prepared sets of nut at"):
         load(root, **how | {"fit": "crop"}, layout="prepared")
 
 
@@ -105,7 +100,7 @@ def test_two_states_of_a_folder_are_not_chosen_between(root):
     load(root)
     sets.save(root / "nut/train/good/new.png", sets.picture("new"))
     load(root)
-    with pytest.raises(ValueError, match="2 prepared sets of nut are") as error:
+    with pytest.raises(ValueError, match="found 2 prepared sets of nut at") as error:
         load(root, layout="prepared")
     assert one_line(error).count("nut-32-bilinear-stretch-") == 3  # the pattern and both
 
@@ -114,7 +109,7 @@ def test_names_that_look_alike_in_the_cache_are_told_apart(root):
     sets.make(root, "mvtec", "ä")
     for name in ("ä", "ö"):
         sets.save(root / name / "train/good/new.png", sets.picture(name))
-        datasets.builder_of(root / name, "auto", options(root), sets.SIZE)
+        datasets.prepared_category(sets.options(root, name), sets.SIZE)
     data = sets.options(root, "ö", layout="prepared")
     images = datasets.load_category(data, sets.SIZE).train.images
     np.testing.assert_array_equal(images, sets.picture("ö")[None])
@@ -203,7 +198,7 @@ def test_two_processes_prepare_at_once(root):
         assert process.returncode == 0, error
         assert out.strip() == f"2 train/good/{sets.TRAIN[3]}.png"
     left = [path.name for path in (root.parent / "cache/anomaly_pictures").glob("nut-*/*")]
-    assert left == ["2.0.0"]
+    assert left == [str(builder.AnomalyPictures.VERSION)]
     np.testing.assert_array_equal(load(root).train.images, [sets.picture(s) for s in sets.TRAIN])
 
 
@@ -230,10 +225,10 @@ def test_textures_of_a_public_set(root):
     TinySurfaces(data_dir=root.parent / "cache").download_and_prepare()
     data = options(root, textures="tfds:tiny_surfaces")
     expected = [sets.picture(name) for name in ("test0", "test1", "train0", "train1")]
-    np.testing.assert_array_equal(datasets.load_textures(data, sets.SIZE), expected)
+    np.testing.assert_array_equal(datasets.load_textures(data, sets.SIZE).images, expected)
     for path in (root.parent / "cache/tiny_surfaces").rglob("*tfrecord*"):
         path.unlink()  # written out once, it is not needed again
-    np.testing.assert_array_equal(datasets.load_textures(data, sets.SIZE), expected)
+    np.testing.assert_array_equal(datasets.load_textures(data, sets.SIZE).images, expected)
 
 
 def test_a_public_set_that_cannot_be_downloaded(root, monkeypatch):
@@ -241,9 +236,47 @@ def test_a_public_set_that_cannot_be_downloaded(root, monkeypatch):
         raise ConnectionError("Max retries exceeded\nwith url: https://www.robots.ox.ac.uk")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", offline)
-    with pytest.raises(ValueError, match=r"data\.textures=tfds:dtd cannot be had: Max") as error:
+    with pytest.raises(
+        ValueError, match=r"data\.textures=tfds:dtd cannot be read or downloaded: Max"
+    ) as error:
         datasets.load_textures(options(root, textures="tfds:dtd"), sets.SIZE)
     one_line(error)
-    with pytest.raises(ValueError, match=r"tfds:no_such_set cannot be had: .*not found"):
+    with pytest.raises(
+        ValueError, match=r"tfds:no_such_set cannot be read or downloaded: .*not found"
+    ):
         datasets.load_textures(options(root, textures="tfds:no_such_set"), sets.SIZE)
     assert not list((root.parent / "cache").glob("tfds/*"))
+
+
+class BuilderCase:
+    """In TFDS's own test case: registered, whole, readable, no picture in two splits.
+
+    A category of one layout is TFDS's manual_dir.
+    """
+
+    LAYOUT = ""
+    DATASET_CLASS = builder.AnomalyPictures
+    SPLITS = {"train": 4, "test": 2}  # noqa: RUF012
+
+    @classmethod
+    def setUpClass(cls):
+        root = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
+        cls.EXAMPLE_DIR = str(sets.make(root, cls.LAYOUT, "nut"))
+        cls.BUILDER_CONFIG_NAMES_TO_TEST = [cls.LAYOUT]
+        super().setUpClass()
+
+
+class MvtecTest(BuilderCase, tfds.testing.DatasetBuilderTestCase):
+    LAYOUT = "mvtec"
+
+
+class VisaAsDownloadedTest(BuilderCase, tfds.testing.DatasetBuilderTestCase):
+    LAYOUT = "visa_csv"
+
+
+class DagmAsDownloadedTest(BuilderCase, tfds.testing.DatasetBuilderTestCase):
+    LAYOUT = "dagm_raw"
+
+
+class FolderTest(BuilderCase, tfds.testing.DatasetBuilderTestCase):
+    LAYOUT = "folder"

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from configs import default, schema
-from input_pipeline import builder, datasets, layouts, pictures
+from input_pipeline import builder, datasets, layouts, pictures, scan
+from input_pipeline.on_disk import Stored
 
 SIZE = 32
 
@@ -87,10 +88,10 @@ def test_kind(root, category, kind, expected):
 
 def test_order_does_not_depend_on_how_the_folder_lists_its_files(root, monkeypatch):
     folder = root / "nut"
-    expected = layouts.scan(folder, layouts.LAYOUTS["mvtec"])
+    expected = scan.scan(folder, layouts.LAYOUTS["mvtec"])
     listed = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: reversed(list(listed(path))))
-    assert layouts.scan(folder, layouts.LAYOUTS["mvtec"]) == expected
+    assert scan.scan(folder, layouts.LAYOUTS["mvtec"]) == expected
 
 
 def test_passes_over_hidden_and_other_files(root):
@@ -273,16 +274,22 @@ def test_textures(tmp_path):
     def load(path, **changes):
         return datasets.load_textures(options(folder, textures=str(path), **changes), SIZE)
 
-    found = load(folder)
+    textures = load(folder)
+    assert textures.names == ["banded/a.jpg", "banded/z.jpg", "woven/b.jpg"]
+    assert not textures.procedural
+    found = textures.images
     assert found.shape == (3, SIZE, SIZE, 3)
     order = [
         np.asarray(Image.open(folder / f"{n}.jpg")) for n in ("banded/a", "banded/z", "woven/b")
     ]
     np.testing.assert_array_equal(found, order)
-    on_disk = load(folder, memory_gib=0.0)
-    assert isinstance(on_disk, on_disk.Stored) and on_disk.shape == found.shape
-    np.testing.assert_array_equal(on_disk[np.array([2, 0])], found[[2, 0]])
-    assert load("") is None
+    stored = load(folder, memory_gib=0.0).images
+    assert isinstance(stored, Stored) and stored.shape == found.shape
+    np.testing.assert_array_equal(stored[np.array([2, 0])], found[[2, 0]])
+    procedural = load("")
+    assert procedural.procedural and len(procedural.names) == len(procedural.images) == 64
+    assert procedural.names[1] == "marble 1"
+    assert len({procedural.fingerprint, textures.fingerprint}) == 2
     with pytest.raises(ValueError, match="no such folder"):
         load(tmp_path / "none")
 
@@ -307,7 +314,7 @@ def test_what_does_not_fit_into_memory_stays_on_disk_and_is_the_same(root):
     for name in ("train", "test", "held_out"):
         memory, disk = getattr(whole, name), getattr(on_disk, name)
         images = disk.images
-        assert isinstance(images, on_disk.Stored) and isinstance(memory.images, np.ndarray)
+        assert isinstance(images, Stored) and isinstance(memory.images, np.ndarray)
         assert images.shape == memory.images.shape and len(images) == len(memory.images)
         assert images.dtype == memory.images.dtype
         index = np.random.default_rng(0).integers(0, len(images), 7)

@@ -1,4 +1,4 @@
-"""Every layout on disk, whole and with each fault: the loader's one line, and the doctor's."""
+"""Every layout on disk, whole and with each fault: the loader's one line, and the check's."""
 
 import pathlib
 
@@ -22,7 +22,7 @@ def load(root, **changes):
     return datasets.load_category(sets.options(root, **changes), sets.SIZE)
 
 
-def doctor(root, name=sets.NAME, **changes):
+def checked(root, name=sets.NAME, **changes):
     changes = {f"data__{k}": v for k, v in {"root": str(root), "category": name, **changes}.items()}
     config = helpers.parsed(train__batch_size=1, **changes)
     findings, summary = check.check_category(config, name)
@@ -47,7 +47,7 @@ def test_a_whole_category_is_read_exactly(root, layout):
     ):
         np.testing.assert_array_equal(image, sets.picture(pathlib.Path(name).stem))
         np.testing.assert_array_equal(mask[..., 0], (sets.mask() > 0) * label)
-    findings, summary = doctor(root)
+    findings, summary = checked(root)
     assert findings == []
     assert summary.startswith(
         f"{sets.NAME}: layout {layout}, 4 good training pictures, 1 good and 1"
@@ -106,7 +106,7 @@ def test_a_fault_is_one_line_that_names_the_file(root, layout, fault):
         load(root)
     text = str(error.value)
     assert text.startswith(str(folder / file)) and words in text and "\n" not in text
-    findings, _ = doctor(root)
+    findings, _ = checked(root)
     assert findings and findings[0].startswith(f"error: {folder / file}: ")
     assert words in findings[0] and len(findings) <= 2  # an empty mask may be of another size
 
@@ -121,12 +121,12 @@ def test_a_mask_for_a_good_picture(root, layout, marked):
         sets.write_table(root, sets.NAME, file)
     good = sets.PLACES[layout].good.format(sets.GOOD)
     if not marked:
-        assert len(load(root).test.names) == 2 and doctor(root)[0] == []
+        assert len(load(root).test.names) == 2 and checked(root)[0] == []
         return
     with pytest.raises(ValueError, match="marks 35 px") as error:
         load(root)
     assert str(folder / file) in str(error.value) and str(folder / good) in str(error.value)
-    assert doctor(root)[0] == [f"error: {folder / file}: marks 35 px of {good}, a good picture"]
+    assert checked(root)[0] == [f"error: {folder / file}: marks 35 px of {good}, a good picture"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

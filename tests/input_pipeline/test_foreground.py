@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from input_pipeline import foreground
-from input_pipeline.datasets import Category, Pictures
-from input_pipeline.on_disk import Stored
+from input_pipeline.datasets import Category
+from input_pipeline.on_disk import Pictures, Stored
 
 SIZE = 96
 
@@ -128,6 +128,7 @@ def category(kind, foregrounds=None, has=None, n=4):
         labels=np.zeros(n, np.int32),
         defects=["good"] * n,
         names=[f"{i}.png" for i in range(n)],
+        stamps=[""] * n,
         foregrounds=foregrounds,
         has_foreground=np.zeros(n, bool) if has is None else np.array(has),
     )

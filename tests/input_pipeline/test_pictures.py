@@ -1,11 +1,16 @@
 """Decoding and resizing: every kind of file, masks, proportions, and the size limit."""
 
+import os
+import pathlib
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from input_pipeline import pictures
@@ -114,6 +119,21 @@ def test_bilinear_is_opencv_s(shape):
     np.testing.assert_allclose(ours, bilinear_oracle(picture, 32), atol=0.501)
 
 
+@pytest.mark.parametrize("new", [32, 48, 56, 256])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 300), (17, 9), (33, 65), (90, 90), (301, 517)])
+def test_resizing_is_tensorflow_s(shape, new):
+    """Bilinear to the last bit, as the pictures were resized by it before; antialiased nearly."""
+    picture = noise("tensorflow", *shape, 3)
+    for resize, most in (("bilinear", 0), ("antialias", 1)):
+        ours = pictures.resize_picture(picture, new, resize, "stretch").astype(int)
+        theirs = tf.image.resize(
+            picture, (new, new), "bilinear", antialias=resize == "antialias"
+        ).numpy()
+        theirs = picture if shape == (new, new) else np.round(theirs).astype(int)
+        assert np.abs(ours - theirs).max() <= most
+        assert (ours != theirs).mean() <= 0.001 * most
+
+
 def test_antialias_averages_what_bilinear_skips():
     checker = np.indices((128, 128)).sum(0) % 2 * np.uint8(255)
     picture = np.repeat(checker[..., None], 3, -1).astype(np.uint8)
@@ -207,3 +227,61 @@ def test_a_picture_that_claims_too_much_is_refused_at_once(tmp_path, decode):
         decode(path)
     assert time.process_time() - began < 1  # 3.6 GB would take longer to fill
     assert "268,435,456" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_pillow_s_own_limit_does_not_matter(tmp_path, monkeypatch):
+    """Neither its error nor its warning, which is an error in these tests."""
+    for limit in (
+        3,
+        40,
+    ):  # px; Pillow refuses 54 px or more with the first and warns with the other
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        path = save(tmp_path / "large.png", noise("large", 6, 9, 3))
+        np.testing.assert_array_equal(pictures.decode_rgb(path), noise("large", 6, 9, 3))
+
+
+@pytest.mark.parametrize("decode", [pictures.decode_rgb, pictures.decode_mask])
+def test_other_formats_under_a_promised_ending_are_refused(tmp_path, decode):
+    Image.fromarray(noise("gif", 6, 9)).save(tmp_path / "animation.png", "GIF")
+    Image.fromarray(noise("gif", 6, 9)).save(tmp_path / "camera.jpg", "PPM")
+    for name in ("animation.png", "camera.jpg"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a picture: it is no PNG,"):
+            decode(tmp_path / name)
+
+
+def test_a_promised_format_may_have_another_s_ending(tmp_path):
+    rgb = noise("ending", 6, 9, 3)
+    Image.fromarray(rgb).save(tmp_path / "really a png.jpg", "PNG")
+    np.testing.assert_array_equal(pictures.decode_rgb(tmp_path / "really a png.jpg"), rgb)
+    pair = [Image.fromarray(np.full((64, 64, 3), level, np.uint8)) for level in (200, 90)]
+    pair[0].save(tmp_path / "stereo.jpg", "MPO", save_all=True, append_images=pair[1:])
+    assert np.abs(pictures.decode_rgb(tmp_path / "stereo.jpg").astype(int) - 200).max() < 3
+    assert pictures.decode_mask(tmp_path / "stereo.jpg").all()
+
+
+IMPORTED = """
+import os, sys
+from PIL import Image
+before, limit = dict(os.environ), Image.MAX_IMAGE_PIXELS
+import input_pipeline
+from input_pipeline import layouts, on_disk, pictures, scan
+assert not {"tensorflow", "tensorflow_datasets", "matplotlib", "jax"} & set(sys.modules)
+assert (dict(os.environ), Image.MAX_IMAGE_PIXELS) == (before, limit) and limit
+assert pictures.resize_picture(pictures.decode_rgb(sys.argv[1]), 8, "antialias", "pad").any()
+assert "tensorflow" not in sys.modules
+from input_pipeline import datasets
+assert "tensorflow" not in sys.modules  # until batches are made
+"""
+
+
+def test_importing_is_light_and_changes_nothing(tmp_path):
+    path = save(tmp_path / "one.png", noise("one", 30, 20, 3) | 1)
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORTED, str(path)],
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

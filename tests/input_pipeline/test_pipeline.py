@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from configs import default, schema
 from input_pipeline import pipeline
-from input_pipeline.datasets import Category, Pictures
-from input_pipeline.on_disk import Stored
-from input_pipeline.textures import procedural_textures
+from input_pipeline.datasets import Category, Textures
+from input_pipeline.on_disk import Pictures, Stored
+from input_pipeline.textures import procedural_names, procedural_textures
 
 SIZE, N, BATCH = 32, 7, 4
 
@@ -22,14 +22,8 @@ def cache(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
 
 
-def config(seed=0, batch=BATCH, **data):
-    values = default.get_config()
-    values.seed = seed
-    values.model.image_size = SIZE
-    values.model.unet_multipliers = (1.0,)
-    values.train.batch_size = batch
-    values.data.update(data)
-    return schema.parse(values)
+def options(**changes):
+    return schema.DataConfig(**default.get_config().data.to_dict() | changes)
 
 
 def category(kind="object", n=N):
@@ -42,6 +36,7 @@ def category(kind="object", n=N):
         labels=np.zeros(n, np.int32),
         defects=["good"] * n,
         names=[f"{i}.png" for i in range(n)],
+        stamps=[""] * n,
         foregrounds=None,
         has_foreground=np.zeros(n, bool),
     )
@@ -51,9 +46,26 @@ def category(kind="object", n=N):
 TEXTURES = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
 
 
-def take(count, start=0, cfg=None, kind="object", textures=TEXTURES, some=None, **hosts):
+def given(images=TEXTURES):
+    """Texture pictures of a person's own."""
+    return Textures(images, [f"{i}.jpg" for i in range(len(images))], "", procedural=False)
+
+
+def procedural():
+    return Textures(procedural_textures(SIZE), procedural_names(), "", procedural=True)
+
+
+def take(
+    count, start=0, data=None, kind="object", textures=None, some=None, seed=0, batch=BATCH, **hosts
+):
     batches = pipeline.numpy_batches(
-        some or category(kind), textures, cfg or config(), start_step=start, **hosts
+        some or category(kind),
+        textures or given(),
+        data or options(),
+        seed=seed,
+        batch_size=batch,
+        start_step=start,
+        **hosts,
     )
     return list(itertools.islice(batches, count))
 
@@ -117,7 +129,7 @@ def test_every_texture_is_used_and_every_draw_is_new(light):
     assert used.min() > 20  # of 120, 40 expected
 
 
-@pytest.mark.parametrize(("kind", "textures"), [("texture", TEXTURES), ("object", None)])
+@pytest.mark.parametrize(("kind", "textures"), [("texture", given()), ("object", procedural())])
 def test_shapes_ranges_and_labels(kind, textures):
     labels = []
     for batch in take(12, kind=kind, textures=textures):
@@ -133,7 +145,7 @@ def test_shapes_ranges_and_labels(kind, textures):
 
 
 def test_outside_the_mask_the_picture_is_as_it_was():
-    for batch in take(4, cfg=config(normal_share=0.0)):
+    for batch in take(4, data=options(normal_share=0.0)):
         assert batch["label"].all()
         levels = batch["image"] * 255
         clean = np.broadcast_to(batch["mask"] == 0, levels.shape)
@@ -173,11 +185,13 @@ def test_a_resumed_host_makes_its_slice_of_the_real_batches():
 
 def test_thread_count_does_not_matter():
     def with_threads(count):
-        dataset = pipeline.train_batches(category(), TEXTURES, config(), start_step=0)
-        options = tf.data.Options()
-        options.threading.private_threadpool_size = count
-        options.threading.max_intra_op_parallelism = count
-        return list(dataset.with_options(options).take(8).as_numpy_iterator())
+        dataset = pipeline.train_batches(
+            category(), given(), options(), seed=0, batch_size=BATCH, start_step=0
+        )
+        threads = tf.data.Options()
+        threads.threading.private_threadpool_size = count
+        threads.threading.max_intra_op_parallelism = count
+        return list(dataset.with_options(threads).take(8).as_numpy_iterator())
 
     assert_same(with_threads(1), with_threads(7))
 
@@ -195,9 +209,10 @@ def test_pictures_on_disk_give_the_batches_of_those_in_memory():
     some = dataclasses.replace(some, train=train)
     there = dataclasses.replace(train, images=on_disk(train.images), foregrounds=on_disk(files))
     stored = dataclasses.replace(some, train=there)
-    cfg = config(normal_share=0.2)
-    in_memory = take(6, cfg=cfg, some=some)
-    assert_same(take(6, cfg=cfg, some=stored, textures=on_disk(TEXTURES)), in_memory)
+    data = options(normal_share=0.2)
+    in_memory = take(6, data=data, some=some)
+    textures = given(on_disk(TEXTURES))
+    assert_same(take(6, data=data, some=stored, textures=textures), in_memory)
 
 
 def test_parts_are_drawn_at_random(monkeypatch):
@@ -215,13 +230,15 @@ def test_parts_are_drawn_at_random(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["object", "texture"])
-def test_without_textures_half_the_anomalies_are_made_up(kind, light, monkeypatch):
+def test_with_procedural_textures_half_the_anomalies_are_the_picture_s_own(
+    kind, light, monkeypatch
+):
     shares = []
     original = pipeline.synthesize
     monkeypatch.setattr(
         pipeline, "synthesize", lambda *a, **k: shares.append(k["own_share"]) or original(*a, **k)
     )
-    labels = np.concatenate([batch["label"] for batch in take(3, kind=kind, textures=None)])
+    labels = np.concatenate([batch["label"] for batch in take(3, kind=kind, textures=procedural())])
     bank = procedural_textures(SIZE).mean((1, 2, 3))
     assert set(shares) == {0.5}
     assert all((np.abs(label - bank - 0.5) < 0.51).any() for label in labels)
@@ -239,7 +256,7 @@ def test_with_textures_only_objects_are_their_own_source(kind, share, light, mon
 
 
 def test_origins_name_the_picture_and_the_texture(light):
-    examples = pipeline.Examples(category(), TEXTURES, config())
+    examples = pipeline.Examples(category(), given(), options(), 0)
     for position in range(12):
         at = tf.constant(position, tf.int64)
         example, origin = examples.example(at), examples.origin(at)
@@ -250,13 +267,15 @@ def test_origins_name_the_picture_and_the_texture(light):
 
 
 def test_the_seed_decides(light):
-    a, b = take(4), take(4, cfg=config(seed=1))
+    a, b = take(4), take(4, seed=1)
     assert any(not np.array_equal(x["image"], y["image"]) for x, y in zip(a, b, strict=True))
 
 
 def test_a_picture_gets_a_new_anomaly_each_time():
     masks = [
-        mask.tobytes() for batch in take(14, cfg=config(normal_share=0.0)) for mask in batch["mask"]
+        mask.tobytes()
+        for batch in take(14, data=options(normal_share=0.0))
+        for mask in batch["mask"]
     ]
     assert len(set(masks)) > 0.9 * len(masks)
 
@@ -266,16 +285,36 @@ def test_anomalies_stay_in_the_foreground():
     files = np.zeros((N, SIZE, SIZE, 1), np.uint8)
     files[:, :, SIZE // 2 :] = 255
     train = dataclasses.replace(some.train, foregrounds=files, has_foreground=np.ones(N, bool))
-    batches = pipeline.numpy_batches(
-        dataclasses.replace(some, train=train), TEXTURES, config(normal_share=0.0), start_step=0
+    some = dataclasses.replace(some, train=train)
+    masks = np.concatenate(
+        [batch["mask"] for batch in take(8, some=some, data=options(normal_share=0.0))]
     )
-    masks = np.concatenate([batch["mask"] for batch in itertools.islice(batches, 8)])
     assert not masks[:, :, : SIZE // 2].any() and masks[:, :, SIZE // 2 :].any()
+
+
+def test_tensorflow_is_kept_off_accelerators_when_batches_are_made(light, monkeypatch):
+    hidden = []
+    monkeypatch.setattr(
+        tf.config, "set_visible_devices", lambda devices, kind: hidden.append((devices, kind))
+    )
+    take(1)
+    assert hidden == [([], "GPU"), ([], "TPU")]
+
+
+def test_accelerators_that_tensorflow_already_uses_are_said_not_fatal(monkeypatch, caplog):
+    def in_use(devices, kind):
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", in_use)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [0] * (kind == "GPU"))
+    pipeline.keep_tensorflow_off_accelerators()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("TensorFlow keeps its GPU: Visible devices cannot")
 
 
 def test_fewer_pictures_than_a_batch():
     with pytest.raises(ValueError, match=r"data/nut has 7 .* train\.batch_size=8"):
-        take(1, cfg=config(batch=8))
+        take(1, batch=8)
 
 
 def test_hosts_that_cannot_share_a_batch():

@@ -1,10 +1,10 @@
-"""Made-up textures: always the same ones, varied."""
+"""Procedural textures: always the same ones, varied."""
 
 import hashlib
 
 import numpy as np
 
-from input_pipeline.textures import COUNT, procedural_textures, texture
+from input_pipeline.textures import COUNT, RULES, procedural_names, procedural_textures, texture
 
 
 def test_bank_is_the_same_always_and_varied():
@@ -23,3 +23,9 @@ def test_a_texture_depends_on_its_number_alone():
     # Known from another process: coarse levels, which rounding in the last bit hardly moves.
     coarse = procedural_textures(16, 9).mean((1, 2)).round(-1).astype(int)
     assert hashlib.sha256(coarse.tobytes()).hexdigest()[:12] == "510748b0efdf"
+
+
+def test_names_say_rule_and_number():
+    names = procedural_names()
+    assert names[:2] == ["noise 0", "marble 1"] and len(set(names)) == COUNT
+    assert {name.split()[0] for name in names} == set(RULES)
