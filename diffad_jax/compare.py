@@ -1,7 +1,8 @@
 """The table that people put into papers, over the evaluations of several runs.
 
 A run is the folder of one category. Runs of several categories form a table with a row a category
-and their mean; several runs of one category compete in it, the best numbers in bold.
+and their mean; several runs of one category compete in it, the best numbers in bold. What a run was
+scored with is read from its metrics.json, where the numbers are: its config.json may be newer.
 """
 
 import json
@@ -14,14 +15,17 @@ from typing import Any
 from etils import epath
 
 from configs import stored
+from configs.schema import MEASURES
 from diffad_jax.reporting import tables
-from diffad_jax.reporting.tables import MEASURES, Line, Result
+from diffad_jax.reporting.tables import Entry, Line
 from diffad_jax.runs import files
 from diffad_jax.scoring import metrics
+from diffad_jax.scoring.identity import Identity
 
 logger = logging.getLogger(__name__)
 
 DEPTH = 3  # how far below a folder runs are looked for
+NAMED = 3  # runs that a note names before it counts the others
 
 
 def run(workdirs: Sequence[epath.PathLike], output: epath.PathLike | None = None) -> epath.Path:
@@ -32,20 +36,21 @@ def run(workdirs: Sequence[epath.PathLike], output: epath.PathLike | None = None
       output: folder to write to; None: the nearest folder that holds all the runs.
 
     Raises:
-      ValueError: nothing there, or no run with an evaluation; names what was looked at.
+      ValueError: nothing there, no run with an evaluation, or one that does not say what it was
+        scored with; names what was looked at.
     """
     folders = find(workdirs)
     found = {folder: read(folder) for folder in folders}
-    results = [result for result in found.values() if result is not None]
-    without = [str(folder) for folder, result in found.items() if result is None]
-    if not results:
+    entries = [entry for entry in found.values() if entry is not None]
+    without = [str(folder) for folder, entry in found.items() if entry is None]
+    if not entries:
         raise ValueError(f"no evaluation in {', '.join(without)}: nothing to compare")
     if without:
         logger.warning("without an evaluation, left out: %s", ", ".join(without))
-    lines, notes = tabulate(results)
+    lines, notes = tabulate(entries)
     target = common_parent(folders) if output is None else epath.Path(output)
     markdown = tables.to_markdown(lines, notes)
-    contents = {
+    contents: dict[str, str | bytes] = {
         "md": markdown,
         "tex": tables.to_latex(lines, notes),
         "csv": tables.to_csv(lines),
@@ -53,7 +58,7 @@ def run(workdirs: Sequence[epath.PathLike], output: epath.PathLike | None = None
     }
     for ending, content in contents.items():
         files.write(target / f"comparison.{ending}", content)
-    logger.info("comparison of %d runs: %s\n%s", len(results), target, markdown)
+    logger.info("comparison of %d runs: %s\n%s", len(entries), target, markdown)
     return target
 
 
@@ -74,78 +79,111 @@ def find(workdirs: Sequence[epath.PathLike]) -> list[epath.Path]:
     return list(found)
 
 
-def read(folder: epath.Path) -> Result | None:
+def read(folder: epath.Path) -> Entry | None:
     """A run's newest evaluation; None where it has none.
 
     Raises:
       ValueError: a file is not what it should be; names it.
     """
-    files = [path / "metrics.json" for path in _folders(folder / "eval") if path.name.isdecimal()]
-    files = [file for file in files if file.exists()]
-    if not files:
+    candidates = [
+        path / "metrics.json" for path in _folders(folder / "eval") if path.name.isdecimal()
+    ]
+    candidates = [file for file in candidates if file.exists()]
+    if not candidates:
         return None
-    newest = max(files, key=lambda file: int(file.parent.name))
-    values, config = _mapping(newest), _mapping(stored.path(folder))
+    newest = max(candidates, key=lambda file: int(file.parent.name))
+    values = _mapping(newest)
     wrong = [key for key in MEASURES if not isinstance(values.get(key), float | int | None)]
     if wrong:
         raise ValueError(f"{newest}: {wrong[0]} is {values[wrong[0]]!r}, not a number")
-    return Result(
-        workdir=folder,
-        category=str(config.get("data", {}).get("category", folder.name)),
-        step=int(newest.parent.name),
-        weights=str(config.get("evaluate", {}).get("weights", "")),
-        values=values,
+    return Entry(
+        workdir=folder, identity=_identity(values.pop("identity", None), newest), values=values
     )
 
 
-def tabulate(results: Sequence[Result]) -> tuple[list[Line], list[str]]:
+def tabulate(entries: Sequence[Entry]) -> tuple[list[Line], list[str]]:
     """The lines of the table, and what a reader must know about them.
 
     Categories stand in the order of their names, their runs in the order given, the means at the
-    end. The best of a category is found among the numbers as shown, so that equal ones share it.
+    end. The best of a category is found among the numbers as shown, so that equal ones share it;
+    runs that judged different pictures do not compete.
     """
-    names, lines, notes = labels(results), [], []
-    ranked = sorted(zip(results, names, strict=True), key=lambda pair: pair[0].category)
-    categories = sorted({result.category for result in results})
-    for category in categories:
-        rows = [(r.values, name, r) for r, name in ranked if r.category == category]
-        lines += _competing(category, rows)
-    if len(categories) == 1:
-        return lines, notes
-    means, fair = [], set(MEASURES)  # measures whose means are all over every category
-    for name in dict.fromkeys(names):
-        values = {r.category: r.values for r, label in ranked if label == name}
+    names = run_names(entries)
+    ranked = sorted(zip(entries, names, strict=True), key=lambda pair: _category(pair[0]))
+    lines: list[Line] = []
+    notes, comparable = differences(ranked), True
+    for category in sorted({_category(entry) for entry in entries}):
+        inside = [(entry, name) for entry, name in ranked if _category(entry) == category]
+        same = len(_by_value(inside, "pictures")) == 1
+        comparable &= same
+        rows = [(entry.values, name, entry) for entry, name in inside]
+        lines += _competing(category, rows, MEASURES if same else ())
+    if len({_category(entry) for entry in entries}) > 1:
+        mean_lines, mean_notes = _means(ranked, comparable)
+        lines, notes = lines + mean_lines, notes + mean_notes
+    return lines, notes
+
+
+def _means(named: Sequence[tuple[Entry, str]], comparable: bool) -> tuple[list[Line], list[str]]:
+    """A line for each run's mean over its categories, and what they leave out."""
+    count = len({_category(entry) for entry, _ in named})
+    fair = set(MEASURES) if comparable else set()  # measures whose means are over the same
+    means, notes = [], []
+    for name in dict.fromkeys(name for _, name in named):
+        values = {_category(entry): entry.values for entry, other in named if other == name}
         mean = metrics.mean(values)
         means.append(({key: v for key, v in mean.items() if not math.isnan(v)}, name, None))
         whole = f"the mean of {name}" if name else "the mean"
-        if len(values) < len(categories):
+        if len(values) < count:
             fair.clear()
-            notes.append(f"{whole} is over {len(values)} of {len(categories)} categories")
+            notes.append(f"{whole} is over {len(values)} of {count} categories")
         for key, measure in MEASURES.items():
             without = [category for category, v in values.items() if v.get(key) is None]
             if 0 < len(without) < len(values):
                 fair.discard(key)
                 notes.append(f"{whole} leaves out {', '.join(without)} in {measure}: not measured")
-    return lines + _competing("mean", means, fair), notes
+    return _competing("mean", means, fair), notes
 
 
-def labels(results: Sequence[Result]) -> list[str]:
+def differences(named: Sequence[tuple[Entry, str]]) -> list[str]:
+    """What keeps the numbers of runs from being comparable: other settings, other pictures.
+
+    Seeds and steps may differ: runs are compared to see what these do.
+    """
+    notes = []
+    for key in tables.made_with(named[0][0].identity):
+        if key in ("seed", "step", "pictures"):
+            continue
+        runs = _by_value(named, key)
+        if len(runs) > 1:
+            ways = "; ".join(f"{value} in {_listed(names)}" for value, names in runs.items())
+            notes.append(f"scored differently, {key}: {ways}")
+    for category in dict.fromkeys(_category(entry) for entry, _ in named):
+        inside = [(entry, name) for entry, name in named if _category(entry) == category]
+        runs = _by_value(inside, "pictures")
+        if len(runs) > 1:
+            ways = "; ".join(f"{value} in {_listed(names)}" for value, names in runs.items())
+            notes.append(f"the runs of {category} judged different pictures: {ways}")
+    return notes
+
+
+def run_names(entries: Sequence[Entry]) -> list[str]:
     """A name for each run that is the same in every category: its path without the category.
 
     runs/small/bottle and runs/small/grid are both "small", as are bottle_small and grid_small. All
     names are empty where no category has two runs.
     """
-    categories = [result.category for result in results]
-    if len(set(categories)) == len(results):
-        return [""] * len(results)
-    above = common_parent([result.workdir for result in results])
-    paths = [result.workdir.relative_to(above) for result in results]
+    categories = [_category(entry) for entry in entries]
+    if len(set(categories)) == len(entries):
+        return [""] * len(entries)
+    above = common_parent([entry.workdir for entry in entries])
+    paths = [entry.workdir.relative_to(above) for entry in entries]
     names = []
     for path, category in zip(paths, categories, strict=True):
         pattern = rf"(?<![^\W_]){re.escape(category)}(?![^\W_])"
         parts = [re.sub(pattern, "", part).strip("_-. ") for part in path.parts]
         names.append("/".join(filter(None, parts)) or "run")
-    if len(set(zip(categories, names, strict=True))) < len(results):
+    if len(set(zip(categories, names, strict=True))) < len(entries):
         return [str(path) for path in paths]
     return names
 
@@ -158,10 +196,48 @@ def common_parent(folders: Sequence[epath.Path]) -> epath.Path:
     return epath.Path()
 
 
+def _category(entry: Entry) -> str:
+    return entry.identity.category
+
+
+def _by_value(named: Sequence[tuple[Entry, str]], key: str) -> dict[str, list[str]]:
+    """The runs that have each value of something in `tables.made_with`, once each.
+
+    A run that has it in all categories goes by its name, else by category and name.
+    """
+    found = [(entry, name, tables.made_with(entry.identity)[key]) for entry, name in named]
+    values: dict[str, set[str]] = {}
+    for _, name, value in found:
+        values.setdefault(name, set()).add(value)
+    runs: dict[str, dict[str, None]] = {}
+    for entry, name, value in found:
+        alike = name and len(values[name]) == 1
+        label = name if alike else f"{_category(entry)} {name}".strip()
+        runs.setdefault(value, {})[label] = None
+    return {value: list(labels) for value, labels in runs.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _identity(stored_values: Any, file: epath.Path) -> Identity:
+    """What an evaluation was made with, from its metrics.json."""
+    try:
+        made = Identity.from_dict(stored_values)
+        tables.made_with(made)  # every part is what it should be
+        return made
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{file} does not say what it was scored with: evaluate the run again (--mode evaluate)"
+        ) from error
+
+
 def _competing(
     category: str,
-    rows: Sequence[tuple[Mapping[str, Any], str, Result | None]],
-    fair: Collection[str] = tuple(MEASURES),
+    rows: Sequence[tuple[Mapping[str, Any], str, Entry | None]],
+    fair: Collection[str],
 ) -> list[Line]:
     """Lines of runs that are measured against each other in the `fair` measures."""
     best: list[set[str]] = [set() for _ in rows]
@@ -173,8 +249,8 @@ def _competing(
                 if tables.is_number(text) and float(text) == max(numbers):
                     best[i].add(key)
     return [
-        Line(category, name, values, frozenset(best[i]), result)
-        for i, (values, name, result) in enumerate(rows)
+        Line(category, name, values, frozenset(best[i]), entry)
+        for i, (values, name, entry) in enumerate(rows)
     ]
 
 

@@ -11,20 +11,29 @@ import urllib.parse
 import pytest
 from etils import epath
 
+from configs.schema import MEASURES
 from diffad_jax import compare
-from diffad_jax.reporting import tables
-from tests.reporting.test_page import Page
+from diffad_jax.scoring.identity import identify
+from tests.support import helpers
+from tests.support.web import Page
 
-KEYS = list(tables.MEASURES)
+KEYS = list(MEASURES)
+PICTURES = "0123456789ab"
 
 
-def make(folder, category, *steps, **changes):
-    """A run with an evaluation at each step; the numbers of a later one are higher."""
+def make(folder, category, *steps, settings=None, pictures=PICTURES, **changes):
+    """A run with an evaluation at each step; the numbers of a later one are higher.
+
+    settings: what it was scored with, other than the rest.
+    """
     folder.mkdir(parents=True)
-    config = {"data": {"category": category}, "evaluate": {"weights": "ema"}}
+    # What a run's configuration says today is not what it was scored with.
+    config = {"data": {"category": "other"}, "evaluate": {"weights": "other"}}
     (folder / "config.json").write_text(json.dumps(config))
     for step in steps:
+        scored = helpers.parsed(data__category=category, **settings or {})
         values = {key: 0.5 + step / 1000 + i / 100 for i, key in enumerate(KEYS)}
+        values |= {"identity": identify(scored, step, pictures).to_dict()}
         values |= {"image_auroc_low": 0.25, **changes}
         (folder / f"eval/{step}").mkdir(parents=True)
         values = {key: value for key, value in values.items() if value != "absent"}
@@ -68,14 +77,15 @@ def test_a_row_a_category_and_their_mean(tmp_path):
     make(tmp_path / "x_bottle", "bottle", 9, 100)  # the newest counts, not the last by name
     assert compare.run([tmp_path]) == tmp_path
     expected = [
-        ["category", *tables.MEASURES.values()],
+        ["category", *MEASURES.values()],
         ["bottle", "60.0", "61.0", "62.0", "63.0", "64.0", "65.0", "66.0", "67.0"],
         ["grid", "54.0", "55.0", "56.0", "57.0", "58.0", "59.0", "60.0", "61.0"],
         ["mean", "57.0", "58.0", "59.0", "60.0", "61.0", "62.0", "63.0", "64.0"],
     ]
     rows, remarks = markdown(tmp_path)
     assert rows == expected
-    assert remarks[0] == f"- bottle: {tmp_path}/x_bottle, step 100, ema".replace("_", "\\_")
+    assert remarks[0].startswith(f"- bottle: {tmp_path}/x_bottle, step 100, ".replace("_", "\\_"))
+    assert ", weights ema, " in remarks[0] and f"pictures {PICTURES}" in remarks[0]
     assert latex(tmp_path) == expected
     assert next(table for name, table in web(tmp_path).tables.items() if name[:7] == "Percent") == (
         expected
@@ -173,19 +183,19 @@ def test_patterns_parents_and_one_run(tmp_path):
     found = compare.find([f"{tmp_path}/runs/bottle_*", tmp_path / "runs/bottle_2"])
     assert [folder.name for folder in found] == ["bottle_1", "bottle_2"]
     assert len(compare.find([tmp_path])) == 3
-    results = [compare.read(folder) for folder in found]
-    assert compare.labels(results) == ["1", "2"]
-    assert compare.labels(results[:1]) == [""]
+    entries = [compare.read(folder) for folder in found]
+    assert compare.run_names(entries) == ["1", "2"]
+    assert compare.run_names(entries[:1]) == [""]
     assert compare.run([f"{tmp_path}/runs/old"]) == tmp_path / "runs"
     rows, _ = markdown(tmp_path / "runs")
     assert [row[0] for row in rows] == ["category", "bottle"]  # no mean over one
 
 
-def test_labels_that_would_not_tell_runs_apart(tmp_path):
+def test_names_that_would_not_tell_runs_apart(tmp_path):
     for name in ("nut/walnut", "nut-walnut"):
         make(tmp_path / "a" / name, "nut", 10)
-    results = [compare.read(folder) for folder in compare.find([tmp_path])]
-    assert compare.labels(results) == ["nut/walnut", "nut-walnut"]
+    entries = [compare.read(folder) for folder in compare.find([tmp_path])]
+    assert compare.run_names(entries) == ["nut/walnut", "nut-walnut"]
 
 
 def test_folders_on_gs_have_a_common_parent():
@@ -204,6 +214,56 @@ def test_the_same_bytes_twice(tmp_path):
         assert one.read_bytes() == two.read_bytes()
 
 
+def test_runs_scored_differently_are_said_to_be(tmp_path):
+    raw = {"evaluate__weights": "raw", "evaluate__draws": 3}
+    make(tmp_path / "a" / "grid", "grid", 10)
+    make(tmp_path / "b" / "grid", "grid", 10, settings=raw)
+    compare.run([tmp_path])
+    _, remarks = markdown(tmp_path)
+    assert remarks[:2] == [
+        "- scored differently, weights: ema in a; raw in b",
+        "- scored differently, draws: 1 in a; 3 in b",
+    ]
+    assert "Scored differently, weights: ema in a; raw in b." in web(tmp_path).words
+    rows = spreadsheet(tmp_path)
+    assert [(row["weights"], row["draws"]) for row in rows] == [("ema", "1"), ("raw", "3")]
+    assert {row["less_noisy"] for row in rows} == {str(helpers.parsed().evaluate.less_noisy)}
+    runs = web(tmp_path).tables["Runs"]
+    weights = runs[0].index("weights")
+    assert [row[weights] for row in runs[1:]] == ["ema", "raw"]
+
+
+def test_runs_on_different_pictures_do_not_compete(tmp_path):
+    for name, step, pictures in (("a", 10, PICTURES), ("b", 20, PICTURES), ("c", 30, "f" * 12)):
+        make(tmp_path / name / "grid", "grid", step, pictures=pictures)
+        make(tmp_path / name / "bottle", "bottle", step, pictures="1" * 12)
+    compare.run([tmp_path])
+    rows, remarks = markdown(tmp_path)
+    assert remarks[0] == (
+        f"- the runs of grid judged different pictures: {PICTURES} in a, b; {'f' * 12} in c"
+    )
+    assert not any(note.startswith("- the runs of bottle") for note in remarks)
+    bold = {tuple(row[:2]) for row in rows[1:] if "*" in "".join(row[2:])}
+    assert bold == {("bottle", "c")}  # nor do the means over them
+
+
+def test_a_run_that_differs_in_one_category_is_named_with_it(tmp_path):
+    for run, category, weights in (("a", "x", "ema"), ("a", "y", "raw"), ("b", "x", "ema")):
+        make(tmp_path / run / category, category, 10, settings={"evaluate__weights": weights})
+    compare.run([tmp_path])
+    note = "- scored differently, weights: ema in x a, b; raw in y a"
+    assert markdown(tmp_path)[1][0] == note
+
+
+def test_many_runs_that_differ_are_counted(tmp_path):
+    for i in range(6):
+        weights = "raw" if i == 5 else "ema"
+        make(tmp_path / f"r{i}", "grid", 10, settings={"evaluate__weights": weights})
+    compare.run([tmp_path])
+    note = "- scored differently, weights: ema in r0, r1, r2 and 2 more; raw in "
+    assert markdown(tmp_path)[1][0] == f"{note}r5"
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [
@@ -218,6 +278,13 @@ def test_a_broken_file_is_named(tmp_path, content, line):
     with pytest.raises(ValueError, match=line):
         compare.run([tmp_path])
     assert not (tmp_path / "comparison.md").exists()
+
+
+@pytest.mark.parametrize("identity", ["absent", None, {}, {"step": 1}, "raw"])
+def test_a_run_that_does_not_say_what_it_was_scored_with_is_to_be_evaluated(tmp_path, identity):
+    make(tmp_path / "a", "a", 10, identity=identity)
+    with pytest.raises(ValueError, match=r"a/eval/10/metrics\.json does not say .*--mode evaluate"):
+        compare.run([tmp_path])
 
 
 def test_nothing_to_compare_is_one_line(tmp_path):

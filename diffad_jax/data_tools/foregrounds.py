@@ -1,25 +1,23 @@
-"""A contact sheet of a category's foregrounds, for a person to judge and to override them.
-
-    python -m input_pipeline.foreground_sheet --config configs/default.py \
-        --config.data.root=parts --config.data.category=screw --output sheet.png
+"""An overview of a category's foregrounds, for a person to judge and to override them.
 
 Shows every training picture with its background dimmed and the outline drawn, its area, and where
 it comes from. Standard output is a table that names the file which overrides each of them.
 """
 
 import dataclasses
+import io
 import logging
 import pathlib
 import statistics
 
 import numpy as np
-from absl import flags
+from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from configs.schema import Config
-from diffad_jax.data_tools import cli
+from diffad_jax.reporting import drawing
+from diffad_jax.runs import files
 from input_pipeline.datasets import Category, load_category
 from input_pipeline.foreground import COMPUTED, FILE, RANDOM, Foregrounds, foregrounds_for
 from input_pipeline.layouts import LAYOUTS
@@ -27,7 +25,7 @@ from input_pipeline.layouts import LAYOUTS
 logger = logging.getLogger(__name__)
 
 CELL, CAPTION, GAP, COLUMNS = 160, 30, 8, 8  # px, px, px, pictures
-_PAPER, _INK, _ALARM, _OUTLINE = (250, 250, 250), (40, 40, 40), (200, 0, 30), (255, 0, 140)
+_PAPER, _INK, _ALARM = (250, 250, 250), (40, 40, 40), (200, 0, 30)
 _UNUSUAL = 8.0  # medians of the distance to the median area; and at least:
 _UNUSUAL_LEAST = 0.03  # of the picture
 
@@ -41,6 +39,24 @@ class Row:
     area: float  # share of the picture
     override: str  # file that takes its place; "": the layout has none
     alarm: str = ""  # why a person should look at it
+
+
+def write(config: Config, output: epath.PathLike) -> None:
+    """Write the overview, a PNG file, local or gs://, and print the table.
+
+    Raises:
+      ValueError: unusable pictures.
+    """
+    category = load_category(config.data, config.model.image_size)
+    found = foregrounds_for(category, config.data.foreground, config.data.cache_dir)
+    known = rows(category, found, config.data.layout)
+    for row in known:
+        alarm, override = row.alarm or "-", row.override or "-"
+        print(row.name, row.source, f"{row.area:.1%}", alarm, override, sep="\t")
+    buffer = io.BytesIO()
+    overview(category, found, known, config.data.category).save(buffer, "PNG")
+    files.write(output, buffer.getvalue())
+    logger.info("wrote %s", output)
 
 
 def rows(category: Category, found: Foregrounds, layout: str) -> list[Row]:
@@ -83,21 +99,24 @@ def foreground(found: Foregrounds, index: int, size: int) -> UInt8[np.ndarray, "
     return np.array(planes[np.array([index])][0])
 
 
-def overlay(
+def dimmed(
     picture: UInt8[np.ndarray, "s s 3"], plane: UInt8[np.ndarray, "s s 1"]
 ) -> UInt8[np.ndarray, "cell cell 3"]:
     """The picture with its background dimmed and the outline of its foreground."""
-    image = np.asarray(Image.fromarray(picture).resize((CELL, CELL), Image.Resampling.BILINEAR))
+    small = Image.fromarray(picture).resize((CELL, CELL), Image.Resampling.BILINEAR)
     grey = Image.fromarray(plane[..., 0]).resize((CELL, CELL), Image.Resampling.BILINEAR)
     share = np.asarray(grey)[..., None] / 255
-    shown = image * (0.3 + 0.7 * share)
-    inside = share[..., 0] > 0.5
-    shown[inside & ~ndimage.binary_erosion(inside, border_value=1)] = _OUTLINE
-    return shown.round().astype(np.uint8)
+    levels = np.asarray(small) * (0.3 + 0.7 * share)
+    shown = Image.fromarray(levels.round().astype(np.uint8))
+    draw = ImageDraw.Draw(shown)
+    for line in drawing.outlines(share[..., 0] > 0.5):
+        pixels = np.clip(np.floor(line), 0, CELL - 1)  # the last of an edge lie outside
+        draw.line([tuple(pixel) for pixel in pixels], fill=drawing.OUTLINE, width=2)
+    return np.asarray(shown)
 
 
-def sheet(category: Category, found: Foregrounds, known: list[Row], title: str) -> Image.Image:
-    """The contact sheet of `rows`."""
+def overview(category: Category, found: Foregrounds, known: list[Row], title: str) -> Image.Image:
+    """The picture of all `rows`, with a heading."""
     columns = min(COLUMNS, len(known))
     head = 70
     width = max(columns * (CELL + GAP) + GAP, 760)
@@ -110,7 +129,7 @@ def sheet(category: Category, found: Foregrounds, known: list[Row], title: str) 
         row_number, column = divmod(index, columns)
         corner = (GAP + column * (CELL + GAP), head + row_number * (CELL + CAPTION + GAP))
         picture = category.train.images[np.array([index])][0]
-        _cell(canvas, corner, row, overlay(picture, foreground(found, index, len(picture))))
+        _cell(canvas, corner, row, dimmed(picture, foreground(found, index, len(picture))))
     return canvas
 
 
@@ -136,29 +155,14 @@ def _heading(known: list[Row], found: Foregrounds, title: str) -> list[str]:
     kinds = ", ".join(f"{count} {source}" for source, count in counts.items())
     drawn = "; 'random': another part of the picture each time" if RANDOM in counts else ""
     override = known[0].override
+    way = (
+        f"{override}; the printed table names the others' files"
+        if override
+        else "(not possible: these pictures were prepared elsewhere)"
+    )
     return [
-        f"{title}: {len(known)} pictures ({kinds}{drawn}), {alarms} to look at (red)",
-        "Anomalies are painted inside the outline. A mask (white: inside) overrides one; for the "
-        "first picture it is",
-        f"{override}, for the others see the table printed" if override else "not possible here",
+        f"{title}: {len(known)} pictures ({kinds}{drawn}), {alarms} to check (red)",
+        "Anomalies are painted inside the outline. To change it, save a mask (white: inside); for "
+        "the first picture:",
+        way,
     ]
-
-
-def write(config: Config, output: pathlib.Path) -> int:
-    """Write the sheet and print the table. Returns 0."""
-    category = load_category(config.data, config.model.image_size)
-    found = foregrounds_for(category, config.data.foreground, config.data.cache_dir)
-    known = rows(category, found, config.data.layout)
-    for row in known:
-        alarm, override = row.alarm or "-", row.override or "-"
-        print(row.name, row.source, f"{row.area:.1%}", alarm, override, sep="\t")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    sheet(category, found, known, config.data.category).save(output, "PNG")
-    logger.info("wrote %s", output)
-    return 0
-
-
-if __name__ == "__main__":
-    _OUTPUT = flags.DEFINE_string("output", None, "The sheet, a PNG file.")
-    flags.mark_flag_as_required("output")
-    cli.run(lambda config: write(config, pathlib.Path(_OUTPUT.value)))

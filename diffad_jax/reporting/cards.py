@@ -1,26 +1,21 @@
 """The pictures of a report: which ones, in which order, and each with its map beside it."""
 
-import base64
 import dataclasses
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import contourpy
-import matplotlib
 import numpy as np
-from jaxtyping import Bool, Float, Int32, UInt8
-from PIL import Image
+from jaxtyping import Bool
+from markupsafe import Markup
 
 from diffad_jax.reporting import drawing
-from diffad_jax.reporting.html import Html, element, join, text
+from diffad_jax.reporting.html import element, image, join, text
 from diffad_jax.scoring import results
 
-NOTHING = Html("")
+NOTHING = Markup("")
 MOST = 200  # pictures in a page, so that a browser opens it at once
 MOST_WRONG = 60  # misses among them, and as many false alarms
 SIDE = 256  # px; larger pictures are shrunk to no more
-QUALITY = {"quality": 80, "method": 2}  # WebP; a slower method saves 3 %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,22 +28,18 @@ class Group:
     total: int
 
 
-def choose(
-    labels: Int32[np.ndarray, " n"],
-    defects: Sequence[str],
-    scores: Float[np.ndarray, " n"],
-    threshold: float,
-) -> list[Group]:
+def grouped(judged: results.Judged, cut: float) -> list[Group]:
     """The pictures to show: the worst misses and false alarms first, then the others by type.
 
     All of them where the set has at most MOST; else the MOST_WRONG worst of both kinds of mistakes
-    and a sample of the others, taken at even distances in the set's order. With a NaN threshold
+    and a sample of the others, taken at even distances in the set's order. With a NaN `cut`
     there are no mistakes.
     """
+    labels, scores = judged.labels, judged.scores
     wrong: dict[int, list[int]] = {0: [], 1: []}
     right: dict[tuple[int, str], list[int]] = {}
-    for row, (label, defect) in enumerate(zip(labels.tolist(), defects, strict=True)):
-        called = results.verdict(float(scores[row]), threshold)
+    for row, (label, defect) in enumerate(zip(labels.tolist(), judged.defects, strict=True)):
+        called = results.verdict(float(scores[row]), cut)
         if called and (called == "defective") != bool(label):
             wrong[label].append(row)
         else:
@@ -66,21 +57,21 @@ def choose(
     ]
     shown = results.sample(right, MOST - len(missed) - len(alarms))
     for (sign, defect), members in sorted(right.items()):
-        verdict = "" if math.isnan(threshold) else ", found" if sign else ", passed"
+        verdict = "" if math.isnan(cut) else ", found" if sign else ", passed"
         order = "the lowest score first" if sign else "the highest score first"
         rows = ordered(shown[sign, defect], -sign)
         groups.append(Group(f"{defect}{verdict}", order, rows, len(members)))
     return [group for group in groups if group.total]
 
 
-def pictures(evaluation: results.Evaluation, row: int, scale: float, threshold: float) -> Html:
-    """One picture: what it is and how it was judged, then the five views that `report` names."""
-    name, label = evaluation.names[row], evaluation.labels[row]
-    score = float(evaluation.scores[row])
-    called = results.verdict(score, threshold)
+def card(judged: results.Judged, row: int, scale: float, cut: float) -> Markup:
+    """One picture: what it is and how it was judged, then its `drawing.views`."""
+    name, label = judged.names[row], judged.labels[row]
+    score = float(judged.scores[row])
+    called = results.verdict(score, cut)
     lines = [
         element("h4", _breakable(name)),
-        element("p", evaluation.defects[row]),
+        element("p", judged.defects[row]),
         element("p", f"score {score:.4g}"),
     ]
     if called and (called == "defective") != bool(label):
@@ -88,7 +79,7 @@ def pictures(evaluation: results.Evaluation, row: int, scale: float, threshold: 
         lines.append(element("p", f"✗ {remark}: called {called}", "wrong"))
     elif called:
         lines.append(element("p", f"✓ called {called}"))
-    views = _views(evaluation, row, scale)
+    views = _views(judged, row, scale)
     outline = NOTHING if views[1] is None else _outline(views[1])
     cells = []
     for kind, view in zip(drawing.COLUMNS, views, strict=True):
@@ -97,60 +88,59 @@ def pictures(evaluation: results.Evaluation, row: int, scale: float, threshold: 
     return element("article", join([element("header", join(lines)), *cells]), "picture")
 
 
-def legend(scale: float, pixel_threshold: float) -> Html:
+def legend(scale: float, pixel_threshold: float) -> Markup:
     """The colours of all maps with their numbers, and the line that marks the truth."""
-    stops = "".join(
-        f'<stop offset="{share:.3f}" stop-color="{_hex(share)}"/>'
-        for share in np.linspace(0, 1, 17)
+    shares = np.linspace(0, 1, 17, dtype=np.float32)
+    stops = join(
+        element("stop", offset=f"{share:.3f}", stop_color=f"rgb({','.join(map(str, colour))})")
+        for share, colour in zip(shares, drawing.colours(shares, 1.0).tolist(), strict=True)
     )
-    marks = _mark(0.0, "0", 54) + _mark(1.0, f"{scale:.3g}", 54)
+    gradient = element("defs", element("linearGradient", stops, id="scale"))
+    marks = [_mark(0.0, "0", 54), _mark(1.0, f"{scale:.3g}", 54)]
     if 0 < pixel_threshold < scale:
-        marks += _mark(pixel_threshold / scale, f"threshold of pixels {pixel_threshold:.3g}", 11)
-    bar = Html(
-        f'<svg viewBox="0 0 400 56" role="img" aria-label="Colour scale of all anomaly maps, from 0'
-        f' (dark) to {scale:.3g} (bright)"><defs><linearGradient id="scale">{stops}'
-        f'</linearGradient></defs><rect y="20" width="400" height="18" fill="url(#scale)"/>'
-        f"{marks}</svg>"
-    )
-    key = Html('<span><span class="key"></span>outline of the true defect</span>')
-    return element("div", join([bar, key]), "legend")
+        note = f"threshold of pixels {pixel_threshold:.3g}"
+        marks.append(_mark(pixel_threshold / scale, note, 11))
+    strip = element("rect", y=20, width=400, height=18, fill="url(#scale)")
+    words = f"Colour scale of all anomaly maps, from 0 (dark) to {scale:.3g} (bright)"
+    about = {"viewBox": "0 0 400 56", "role": "img", "aria_label": words}
+    bar = element("svg", join([gradient, strip, *marks]), **about)
+    key = join([element("span", style="key"), "outline of the true defect"])
+    return element("div", join([bar, element("span", key)]), "legend")
 
 
-def _breakable(name: str) -> Html:
+def _breakable(name: str) -> Markup:
     """A file name that a line may break in at its parts."""
-    return Html(text(name).replace("/", "/<wbr>").replace("_", "_<wbr>"))
+    return text(name).replace("/", Markup("/<wbr>")).replace("_", Markup("_<wbr>"))
 
 
-def _mark(share: float, label: str, y: int) -> str:
+def _mark(share: float, label: str, y: int) -> Markup:
     """A number above or below the colour bar, within its ends, and a tick to it."""
     anchor = "start" if share < 0.3 else "end" if share > 0.7 else "middle"
     x, ends = f"{400 * share:.1f}", (38, 43) if y > 20 else (14, 20)
-    return (
-        f'<line x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}"/>'
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}">{label}</text>'
-    )
+    tick = element("line", x1=x, x2=x, y1=ends[0], y2=ends[1])
+    return join([tick, element("text", label, x=x, y=y, text_anchor=anchor)])
 
 
-def _cell(picture: np.ndarray | None, words: str, over: Html = NOTHING) -> Html:
+def _cell(view: np.ndarray | None, words: str, over: Markup = NOTHING) -> Markup:
     """A square with a picture and what lies over it, or with the note that there is none."""
-    if picture is None:
+    if view is None:
         return element("div", element("span", "no mask", "none"), "cell")
-    return element("div", join([_image(picture, words), over]), "cell")
+    return element("div", join([image(view, words, lossy=view.dtype != bool), over]), "cell")
 
 
-def _views(evaluation: results.Evaluation, row: int, scale: float) -> list[np.ndarray | None]:
-    """`report.views` of at most SIDE px."""
-    truth = evaluation.truth(row)
+def _views(judged: results.Judged, row: int, scale: float) -> list[np.ndarray | None]:
+    """`drawing.views` of at most SIDE px."""
+    truth = judged.truth(row)
     return drawing.views(
-        _shrink(evaluation.images[row], np.mean),
+        _shrink(judged.images[row], np.mean),
         None if truth is None else _shrink(truth, np.max),
-        _shrink(evaluation.reconstructions[row], np.mean),
-        _shrink(evaluation.maps[row], np.max),  # a small peak must stay to be seen
+        _shrink(judged.reconstructions[row], np.mean),
+        _shrink(judged.maps[row], np.max),  # a small peak must stay to be seen
         scale,
     )
 
 
-def _shrink(values: np.ndarray, how) -> np.ndarray:
+def _shrink(values: np.ndarray, how: Callable[..., np.ndarray]) -> np.ndarray:
     """[s, s, ...] in blocks of whole pixels, at most SIDE a side; `how` joins a block."""
     side = values.shape[0]
     block = next(k for k in range(1, side + 1) if side % k == 0 and side // k <= SIDE)
@@ -160,31 +150,10 @@ def _shrink(values: np.ndarray, how) -> np.ndarray:
     return how(blocks, axis=(1, 3)).astype(values.dtype)
 
 
-def _image(picture: UInt8[np.ndarray, "h w 3"] | Bool[np.ndarray, "h w"], words: str) -> Html:
-    """The picture as an <img> that carries its own data."""
-    buffer = io.BytesIO()
-    kind, options = ("png", {}) if picture.dtype == bool else ("webp", QUALITY)
-    Image.fromarray(picture).save(buffer, kind, **options)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    height, width = picture.shape[:2]
-    return Html(
-        f'<img alt="{text(words)}" width="{width}" height="{height}" decoding="async" '
-        f'src="data:image/{kind};base64,{data}">'
-    )
-
-
-def _outline(truth: Bool[np.ndarray, "h w"]) -> Html:
+def _outline(truth: Bool[np.ndarray, "h w"]) -> Markup:
     """The border of the truth, drawn with the same width at every size of the picture."""
     rows, columns = truth.shape
-    paths = []
-    for line in contourpy.contour_generator(z=np.pad(truth, 1).astype(np.float32)).lines(0.5):
-        steps = np.diff(line, axis=0)
-        turns = steps[1:, 0] * steps[:-1, 1] != steps[1:, 1] * steps[:-1, 0]
-        corners = line[np.concatenate([[True], turns, [True]])] - 0.5  # the first pixel's centre
-        paths.append("M" + "L".join(f"{x:g} {y:g}" for x, y in corners))
-    path = f'<path d="{"".join(paths)}"/>' if paths else ""
-    return Html(f'<svg viewBox="0 0 {columns} {rows}" aria-hidden="true">{path}</svg>')
-
-
-def _hex(share: float) -> str:
-    return matplotlib.colors.to_hex(matplotlib.colormaps[drawing.COLOURS](float(share)))
+    lines = drawing.outlines(truth)
+    path = "".join("M" + "L".join(f"{x:g} {y:g}" for x, y in line) for line in lines)
+    drawn = element("path", d=path, stroke=drawing.OUTLINE) if lines else NOTHING
+    return element("svg", drawn, viewBox=f"0 0 {columns} {rows}", aria_hidden="true")

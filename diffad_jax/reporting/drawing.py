@@ -1,16 +1,38 @@
-"""How a picture, its anomaly map and its regions look, the same everywhere."""
+"""How a picture, its anomaly map and its regions look, the same everywhere.
 
+Importing this loads neither JAX nor matplotlib: prediction needs it.
+"""
+
+import base64
 from collections.abc import Sequence
 
-import matplotlib
+import contourpy
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
+COLUMNS = ("input", "truth", "reconstruction", "anomaly map", "overlay")
+OUTLINE = "#2fe6e6"  # of regions; far from every colour of inferno and from grey
 # Perceptually uniform, told apart with every kind of colour blindness, and still in order in grey.
 COLOURS = "inferno"
-OUTLINE = "#2fe6e6"  # of the truth; far from every colour of inferno and from grey
-COLUMNS = ("input", "truth", "reconstruction", "anomaly map", "overlay")
+# Its 256 colours as matplotlib has them, RGB: matplotlib itself takes a third of a second to load.
+_INFERNO = np.frombuffer(
+    base64.b64decode(
+        "AAADAAAEAAAGAQAHAQEJAQELAgEOAgIQAwISBAMUBAMWBQQYBgQbBwUdCAYfCQYhCgcjCwcmDQgoDggqDwktEAkvEgoy"
+        "Ewo0FAs2Fgs5Fws7GQs+GgtAHAxDHQxFHwxHIAxKIgtMJAtOJgtQJwtSKQtUKwpWLQpYLgpaMApcMgldNAlfNQlgNwlh"
+        "OQliOwlkPAllPglmQAlmQQlnQwpoRQppRgppSAtqSgtqSwxrTQxrTw1sUA1sUg5sUw5tVQ9tVw9tWBBtWhFtWxFuXRJu"
+        "XxJuYBNuYhRuYxRuZRVuZhVuaBZuahduaxdubRhubhhucBluchltcxptdRttdhtteBxtehxtex1sfR1sfh5sgB9rgR9r"
+        "gyBrhSBqhiFqiCFqiSJpiyJpjSNpjiRokCRokSVnkyVnlSZmliZmmCdlmShkmyhknCljniljoCpioSthoythpCxgpixf"
+        "py1fqS5eqy5drC9crjBbrzFbsTFasjJZtDNYtTNXtzRWuDVWujZVuzdUvTdTvjhSvzlRwTpQwjtPxDxOxT1Nxz5MyD5L"
+        "yT9Ky0BJzEFIzUJHz0RG0EVE0UZD0kdC1EhB1UlA1ko/10s+2U092k4720863FA53VI43lM331Q24FY04lcz41gy5Fox"
+        "5Vsw5lwu5l4t518s6GEr6WIq6mQo62Un7Gcm7Wgl7Woj7mwi720h8G8f8HAe8XId8nQc8nUa83cZ83kY9HoW9XwV9X4U"
+        "9oAS9oER94MQ94UO+IcN+IgM+IoL+YwJ+Y4I+ZAI+pEH+pMG+pUG+pcG+5kG+5sG+50G+54H+6AH+6II+6QK+6YL+6gN"
+        "+6oO+6wQ+64S+7AU+7EW+7MY+7Ua+7cc+7ke+rsh+r0j+r8l+sEo+cMq+cUs+ccv+Mkx+Ms0+M03988699E89tM/9tVC"
+        "9ddF9dlI9NtL9NxP895S8+BW8+JZ8uRd8uZg8ehk8elo8ets8e1w8e508fB58fJ98vOB8vSF8/aJ9PeN9fiR9vqV9/uZ"
+        "+fyd+v2g/P6k"
+    ),
+    np.uint8,
+).reshape(256, 3)
 
 
 def full_scale(maps: Float[np.ndarray, "n h w"]) -> float:
@@ -19,9 +41,11 @@ def full_scale(maps: Float[np.ndarray, "n h w"]) -> float:
     return top if top > 0 else 1.0
 
 
-def colours(anomaly_map: Float[np.ndarray, "h w"], scale: float) -> UInt8[np.ndarray, "h w 3"]:
+def colours(
+    anomaly_map: Float[np.ndarray, "*shape"], scale: float
+) -> UInt8[np.ndarray, "*shape 3"]:
     """The map in colours, RGB: 0 is the darkest, `scale` and all above it the brightest."""
-    return matplotlib.colormaps[COLOURS](unit(anomaly_map / scale), bytes=True)[..., :3]
+    return _INFERNO[np.minimum(unit(anomaly_map / scale) * 256, 255).astype(np.uint8)]
 
 
 def overlay(
@@ -45,6 +69,21 @@ def frames(
         corners = (x - line, y - line, x + width - 1 + line, y + height - 1 + line)
         draw.rectangle(corners, outline=OUTLINE, width=line)
     return np.asarray(image)
+
+
+def outlines(region: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "k 2"]]:
+    """The borders of a region, closed lines of (x, y) in px; none where it is empty.
+
+    (0, 0) is the picture's upper left corner, so the first pixel's centre is (0.5, 0.5). A border
+    runs midway between the pixels inside and outside, and along the edge of the picture.
+    """
+    lines = contourpy.contour_generator(z=np.pad(region, 1).astype(np.float32)).lines(0.5)
+    corners = []
+    for line in lines:
+        steps = np.diff(line, axis=0)
+        turns = steps[1:, 0] * steps[:-1, 1] != steps[1:, 1] * steps[:-1, 0]
+        corners.append(line[np.concatenate([[True], turns, [True]])] - 0.5)
+    return corners
 
 
 def views(

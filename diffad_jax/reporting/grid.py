@@ -5,22 +5,21 @@ Figures are made with matplotlib's objects: no pyplot, no global state.
 
 import io
 import math
-import os
-from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from etils import epath
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Polygon
 
 from diffad_jax.reporting import drawing
-from diffad_jax.runs.files import write
+from diffad_jax.runs import files
 from diffad_jax.scoring import results
 
 INK, FAINT, WRONG = "#1a1a1a", "#6b6b6b", "#b3261e"
@@ -32,51 +31,44 @@ WIDTH, CELL, GAP = 10.0, 1.62, 0.06
 LEFT, MARGIN, HEADER, FOOTER = 1.52, 0.12, 0.9, 0.06
 
 
-def write_grid(
-    path: str | os.PathLike,
-    evaluation: results.Evaluation,
-    rows: Sequence[int],
-    title: str,
-    threshold: float,
-) -> None:
+def write(path: epath.PathLike, evaluation: results.Evaluation, rows: int) -> None:
     """Write a PNG, 1200 px wide: for each row the input, truth, reconstruction, map and overlay.
 
-    All maps share one colour scale, from 0 to the largest value in the whole set (not only in the
-    rows shown), so colours can be compared between pictures and a good one does not glow. The
-    overlay lays the map over the grey input, the more opaque the more anomalous, and outlines the
-    truth. Names are cut and cleaned to what the font can show. The same input gives the same bytes.
+    `results.choose_rows` says which pictures are shown. All maps share one colour scale, from 0 to
+    the largest value in the whole set (not only in the rows shown), so colours can be compared
+    between pictures and a good one does not glow. The overlay lays the map over the grey input, the
+    more opaque the more anomalous, and outlines the truth. Names are cut and cleaned to what the
+    font can show. The same input gives the same bytes.
 
     Args:
-      path: of the file to write.
-      evaluation: the whole test set.
-      rows: indices of the pictures, in order.
-      title: first line.
-      threshold: a picture is called defective where score >= threshold; NaN: no verdicts.
+      path: of the file to write, local or gs://.
+      evaluation: of the whole test set.
+      rows: how many pictures are shown, at most.
 
     Raises:
-      ValueError: no rows.
+      ValueError: rows below 1.
     """
-    if not len(rows):
-        raise ValueError("a grid needs at least 1 row, got 0")
-    height = HEADER + len(rows) * (CELL + GAP) + FOOTER
+    judged, cut = evaluation.judged, evaluation.cut
+    chosen = results.choose_rows(judged, rows)
+    height = HEADER + len(chosen) * (CELL + GAP) + FOOTER
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    scale = drawing.full_scale(evaluation.maps)
-    _draw_header(figure, title, threshold, scale)
-    for position, row in enumerate(rows):
+    scale = drawing.full_scale(judged.maps)
+    _draw_header(figure, evaluation.title, cut, scale)
+    for position, row in enumerate(chosen):
         y = HEADER + position * (CELL + GAP)
-        _draw_label(figure, y, evaluation, row, threshold)
-        truth, maps = evaluation.truth(row), evaluation.maps[row]
-        image, reconstruction = evaluation.images[row], evaluation.reconstructions[row]
-        cells = drawing.views(image, truth, reconstruction, maps, scale)
-        for column, cell in enumerate(cells):
+        _draw_label(figure, y, judged, row, cut)
+        truth, anomaly_map = judged.truth(row), judged.maps[row]
+        image, reconstruction = judged.images[row], judged.reconstructions[row]
+        views = drawing.views(image, truth, reconstruction, anomaly_map, scale)
+        for column, view in enumerate(views):
             axes = _axes(figure, LEFT + column * (CELL + GAP), y, CELL, CELL)
-            _draw_cell(axes, cell)
-        if truth is not None and truth.any():
-            _outline(axes, truth)  # on the last column, the overlay
+            _draw_cell(axes, view)
+        if truth is not None:
+            _draw_outlines(axes, truth)  # on the last column, the overlay
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    write(epath.Path(path), buffer.getvalue())
+    files.write(path, buffer.getvalue())
 
 
 def training_panel(
@@ -90,21 +82,19 @@ def training_panel(
     Everything is shown on the fixed scale [0, 1] and cut to it, so that panels of different steps
     compare. Rows and columns are 2 px apart.
     """
-    heat = matplotlib.colormaps[drawing.COLOURS](drawing.unit(anomaly_map[..., 0]))[..., :3]
-    columns = [
-        drawing.unit(image),
-        drawing.unit(reconstruction),
-        heat,
-        np.repeat(drawing.unit(mask), 3, axis=-1),
-    ]
+    heat = drawing.colours(anomaly_map[..., 0], 1.0)
+    columns = [_levels(image), _levels(reconstruction), heat, np.repeat(_levels(mask), 3, axis=-1)]
     edge = ((0, 0), (0, 2), (0, 2), (0, 0))
-    padded = [np.pad(column, edge, constant_values=1.0) for column in columns]
-    wide = np.concatenate(padded, axis=2)
-    panel = wide.reshape(-1, wide.shape[2], 3)[:-2, :-2]
-    return np.rint(panel * 255).astype(np.uint8)
+    wide = np.concatenate([np.pad(column, edge, constant_values=255) for column in columns], axis=2)
+    return wide.reshape(-1, wide.shape[2], 3)[:-2, :-2]
 
 
-def _axes(figure: Figure, x: float, y: float, width: float, height: float):
+def _levels(values: np.ndarray) -> np.ndarray:
+    """Grey levels 0..255 of values that are shown on the scale [0, 1]."""
+    return np.rint(drawing.unit(values) * 255).astype(np.uint8)
+
+
+def _axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
     """Axes without ticks at inches from the upper left corner."""
     full_width, full_height = figure.get_size_inches()
     box = (x / full_width, 1 - (y + height) / full_height, width / full_width, height / full_height)
@@ -113,23 +103,20 @@ def _axes(figure: Figure, x: float, y: float, width: float, height: float):
     return axes
 
 
-def _draw_cell(axes, cell: np.ndarray | None) -> None:
+def _draw_cell(axes: Axes, view: np.ndarray | None) -> None:
     for spine in axes.spines.values():
         spine.set(color="#c8c8c8", linewidth=0.5)
-    if cell is None:
+    if view is None:
         axes.set_facecolor("#f0f0f0")
         axes.text(0.5, 0.5, "no mask", color=FAINT, ha="center", va="center", size=9, family=FONT)
     else:
-        axes.imshow(cell, cmap="gray", vmin=0, vmax=1, interpolation="hanning", aspect="auto")
+        axes.imshow(view, cmap="gray", vmin=0, vmax=1, interpolation="hanning", aspect="auto")
 
 
-def _outline(axes, truth: np.ndarray) -> None:
-    """The border of the truth, closed also where it meets the picture's edge."""
-    size = truth.shape[0]
-    at = np.arange(-1, size + 1)
-    lines = {"levels": [0.5], "colors": [drawing.OUTLINE], "linewidths": [1.3]}
-    axes.contour(at, at, np.pad(truth, 1).astype(float), **lines)
-    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+def _draw_outlines(axes: Axes, region: Bool[np.ndarray, "s s"]) -> None:
+    """The borders of a region over the picture, whose first pixel's centre is at (0, 0)."""
+    for line in drawing.outlines(region):
+        axes.add_patch(Polygon(line - 0.5, fill=False, edgecolor=drawing.OUTLINE, linewidth=1.3))
 
 
 def _text(figure: Figure, x: float, y: float, text: str, room: float = WIDTH, **style) -> None:
@@ -142,15 +129,15 @@ def _text(figure: Figure, x: float, y: float, text: str, room: float = WIDTH, **
     drawn = figure.text(x / width, 1 - y / height, text, parse_math=False, **style)
     wide = drawn.get_window_extent().width / figure.dpi
     if wide > room:
-        drawn.set_size(style["size"] * room / wide)
+        drawn.set_fontsize(style["size"] * room / wide)
 
 
-def _draw_header(figure: Figure, title: str, threshold: float, scale: float) -> None:
+def _draw_header(figure: Figure, title: str, cut: float, scale: float) -> None:
     """Title; threshold; above their columns the maps' colour bar and the outline's legend."""
     room = WIDTH - 2 * MARGIN
     _text(figure, MARGIN, 0.22, _shown(title, 120), room, size=13, weight="bold")
-    if not math.isnan(threshold):
-        note = f"called defective where score ≥ {threshold:.4g}"
+    if not math.isnan(cut):
+        note = f"called defective where score ≥ {cut:.4g}"
         _text(figure, MARGIN, 0.5, note, color=FAINT)
     left = [LEFT + column * (CELL + GAP) for column in range(len(drawing.COLUMNS))]
     for x, name in zip(left, drawing.COLUMNS, strict=True):
@@ -161,22 +148,20 @@ def _draw_header(figure: Figure, title: str, threshold: float, scale: float) -> 
     _text(figure, left[3] + 0.22, 0.5, "0", ha="right")
     _text(figure, left[3] + CELL - 0.22, 0.5, f"{scale:.2g}")
     width, height = figure.get_size_inches()
-    key = Line2D([(left[4] + 0.5) / width, (left[4] + 0.7) / width], [1 - 0.5 / height] * 2)
-    key.set(color=drawing.OUTLINE, linewidth=2.2, transform=figure.transFigure)
-    figure.add_artist(key)
+    line = Line2D([(left[4] + 0.5) / width, (left[4] + 0.7) / width], [1 - 0.5 / height] * 2)
+    line.set(color=drawing.OUTLINE, linewidth=2.2, transform=figure.transFigure)
+    figure.add_artist(line)
     _text(figure, left[4] + 0.77, 0.5, "truth")
 
 
-def _draw_label(
-    figure: Figure, y: float, evaluation: results.Evaluation, row: int, threshold: float
-) -> None:
+def _draw_label(figure: Figure, y: float, judged: results.Judged, row: int, cut: float) -> None:
     """Left of a row: type of defect, file, score, and the verdict with what is wrong about it."""
-    score, label = float(evaluation.scores[row]), int(evaluation.labels[row])
-    called = results.verdict(score, threshold)
+    score, label = float(judged.scores[row]), int(judged.labels[row])
+    called = results.verdict(score, cut)
     wrong = bool(called) and (called == "defective") != bool(label)
     remark = ("missed" if label else "false alarm") if wrong else ""
     colour, middle, room = WRONG if wrong else INK, y + CELL / 2, LEFT - MARGIN - 0.1
-    defect, name = _shown(evaluation.defects[row], 26), _shown(evaluation.names[row], 28)
+    defect, name = _shown(judged.defects[row], 26), _shown(judged.names[row], 28)
     _text(figure, MARGIN, middle - 0.33, defect, room, weight="bold", size=9)
     _text(figure, MARGIN, middle - 0.13, name, room, color=FAINT, size=7.5)
     _text(figure, MARGIN, middle + 0.11, f"score {score:.3f}")

@@ -1,26 +1,30 @@
-"""One HTML file that needs nothing else: its style, safe text, tables.
+"""One HTML file that needs nothing else: its style, safe text, tables, pictures.
 
-Everything a page shows goes through `text`, unless it is `Html` already. The style follows the
-reader: light and dark, from a telephone's width to a wide screen, and black on white on paper.
+Everything a page shows goes through `text`, unless it is `Markup` already, which MarkupSafe keeps
+apart from plain text. The style follows the reader: light and dark, from a telephone's width to a
+wide screen, and black on white on paper.
 """
 
-import html
+import base64
+import io
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from jaxtyping import Bool, UInt8
+from markupsafe import Markup, escape
+from PIL import Image
 
-class Html(str):
-    """Text that is HTML already and is put into a page as it is."""
+VOID = ("img", "wbr")  # elements without an end
+LOSSY = {"quality": 80, "method": 2}  # WebP; a slower method saves 3 %
 
 
-def text(value: object) -> Html:
-    """`value` as HTML text that is also safe within double quotes.
+def text(value: object) -> Markup:
+    """`value` as HTML text that is also safe within double quotes; `Markup` as it is.
 
     What cannot be printed shows as an escape: line breaks, marks that turn the writing direction,
     and the odd bytes of a file name that is not valid Unicode.
     """
-    if isinstance(value, Html):
-        return value
-    return Html(html.escape(printable(str(value))))
+    return value if isinstance(value, Markup) else escape(printable(str(value)))
 
 
 def printable(value: str) -> str:
@@ -28,15 +32,37 @@ def printable(value: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
 
 
-def join(parts: Iterable[object]) -> Html:
+def join(parts: Iterable[object]) -> Markup:
     """Pieces of a page, one after another."""
-    return Html("".join(text(part) for part in parts))
+    return Markup("").join(map(text, parts))
 
 
-def element(name: str, content: object, style: str = "") -> Html:
-    """<name class="style">content</name>."""
-    attribute = f' class="{text(style)}"' if style else ""
-    return Html(f"<{name}{attribute}>{text(content)}</{name}>")
+def element(name: str, content: object = "", style: str = "", **attributes: object) -> Markup:
+    """<name class="style" attribute="value">content</name>, without the end where it is VOID.
+
+    An underscore in an attribute's name stands for a hyphen.
+    """
+    named: dict[str, object] = {"class": style} if style else {}
+    named |= {key.replace("_", "-"): value for key, value in attributes.items()}
+    start = Markup("<{}{}>").format(
+        Markup(name), join(Markup(' {}="{}"').format(Markup(k), text(v)) for k, v in named.items())
+    )
+    return start if name in VOID else join([start, content, Markup(f"</{name}>")])
+
+
+def image(
+    picture: UInt8[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w"] | Bool[np.ndarray, "h w"],
+    words: str,
+    lossy: bool = False,
+) -> Markup:
+    """The picture as an <img> that carries its own data: PNG, or WebP where `lossy`."""
+    buffer = io.BytesIO()
+    kind, options = ("webp", LOSSY) if lossy else ("png", {})
+    Image.fromarray(picture).save(buffer, kind, **options)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    height, width = picture.shape[:2]
+    about = {"alt": words, "width": width, "height": height, "decoding": "async"}
+    return element("img", **about, src=f"data:image/{kind};base64,{data}")
 
 
 def table(
@@ -45,40 +71,37 @@ def table(
     *groups: Sequence[Sequence[object]],
     names: int = 1,
     style: str = "numbers",
-) -> Html:
+) -> Markup:
     """A table that scrolls by itself where the screen is narrow.
 
     groups: of rows, with a line between them. names: how many columns name a row. style: of the
-    others, "numbers" (to the right, never broken) or "words".
+    others, "numbers" (to the right), "words" (lines break), or "wide" (they never do).
     """
     kinds = ["name"] * names + ["value"] * (len(heads) - names)
     head = join(
-        Html(f'<th scope="col" class="{kind}">{text(cell)}</th>')
-        for kind, cell in zip(kinds, heads, strict=True)
+        element("th", cell, kind, scope="col") for kind, cell in zip(kinds, heads, strict=True)
     )
     bodies = join(
         element("tbody", join(_row(row, names) for row in group)) for group in groups if group
     )
-    return Html(
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}">'
-        f'<table class="{style}"><caption>{text(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"{bodies}</table></div>"
-    )
+    inner = join([element("caption", caption), element("thead", element("tr", head)), bodies])
+    about = {"role": "region", "tabindex": 0, "aria_label": caption}
+    return element("div", element("table", inner, style), "scroll", **about)
 
 
-def document(title: str, body: Html) -> bytes:
+def document(title: str, body: Markup) -> bytes:
     """The whole file in UTF-8."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+        f"<body>\n{text(body)}\n</body>\n</html>\n"
     ).encode()
 
 
-def _row(cells: Sequence[object], names: int) -> Html:
-    heads = [Html(f'<th scope="row">{text(cell)}</th>') for cell in cells[:names]]
+def _row(cells: Sequence[object], names: int) -> Markup:
+    heads = [element("th", cell, scope="row") for cell in cells[:names]]
     return element("tr", join([*heads, *(element("td", cell) for cell in cells[names:])]))
 
 
@@ -113,13 +136,13 @@ caption { text-align: left; color: var(--faint); font-size: .9rem; padding-botto
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 .numbers td, .numbers .value { text-align: right; }
-.numbers td { white-space: nowrap; }
+.numbers td, .wide td { white-space: nowrap; }
 .words td { overflow-wrap: anywhere; }
 th { font-weight: 600; }
 td small { display: block; color: var(--faint); font-size: .8rem; }
 thead th { vertical-align: bottom; border-bottom: 2px solid var(--faint); }
 tbody th { font-weight: 500; }
-tbody + tbody tr:first-child > * { border-top: 1.5px solid var(--faint); }
+tbody + tbody tr:first-child > * { border-top: 2px solid var(--faint); }
 .charts { display: grid; gap: 1rem 2rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 .charts figure { margin: 0; max-width: 32rem; }
@@ -150,9 +173,22 @@ figcaption { color: var(--faint); font-size: .8rem; }
 .cell { position: relative; display: block; aspect-ratio: 1; background: var(--soft);
   border: 1px solid var(--line); overflow: hidden; }
 .cell img, .cell svg { position: absolute; inset: 0; width: 100%; height: 100%; display: block; }
-.cell path { fill: none; stroke: #2fe6e6; stroke-width: 1.6; vector-effect: non-scaling-stroke; }
+.cell path { fill: none; stroke-width: 1.6; vector-effect: non-scaling-stroke; }
 .cell .none { position: absolute; inset: 0; display: grid; place-items: center;
   color: var(--faint); font-size: .85rem; }
+.facts { display: grid; grid-template-columns: max-content 1fr; gap: 0 .7rem; margin: .5rem 0 0;
+  font-size: .85rem; }
+dt { color: var(--faint); }
+dd { margin: 0; }
+.examples { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); }
+.examples.plain { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
+.examples article { padding: .8rem; border: 1px solid var(--line); border-radius: 8px; }
+.examples h3 { font-size: 1rem; margin: 0 0 .4rem; }
+.examples h3 small { color: var(--faint); font-weight: 400; }
+.three { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .4rem; }
+.examples figure { margin: 0; }
+.examples img { display: block; width: 100%; height: auto; border: 1px solid var(--line); }
 summary { cursor: pointer; font-weight: 600; }
 @media (max-width: 60rem) {
   .picture { grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .4rem;

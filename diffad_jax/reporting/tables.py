@@ -1,7 +1,7 @@
-"""The comparison table as Markdown, LaTeX, CSV and HTML: one list of lines, four ways to write it.
+"""Numbers as text: an evaluation's files, and the comparison of several in four forms.
 
-The first three go into papers and spreadsheets, the page is for reading and leads to the reports.
-Numbers are percent with one decimal, in CSV as they were measured.
+Markdown, LaTeX and CSV go into papers and spreadsheets, the page is for reading and leads to the
+reports. There, numbers are percent with one decimal, in CSV as they were measured.
 """
 
 import csv
@@ -19,21 +19,28 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from diffad_jax.reporting.html import Html, document, element, join, printable, table
-from diffad_jax.runs.files import write
+from configs.schema import MEASURES
+from diffad_jax.reporting.html import document, element, join, printable, table
+from diffad_jax.runs import files
 from diffad_jax.scoring import results
+from diffad_jax.scoring.identity import SETTINGS, Identity
 
-MEASURES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1_max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1_max": "pixel F1-max",
-    "aupro_30": "AUPRO 0.30",
-    "aupro_05": "AUPRO 0.05",
-}
 MISSING, UNDEFINED = "–", "n/a"
+# What the names of `made_with` mean, for people who read a report.
+MEANINGS = {
+    "step": "training step of the checkpoint",
+    "seed": "the noise follows from it and from the picture",
+    "compute_dtype": "number format that the networks compute in",
+    "guidance_weight": "how strongly the noisier pass guides the repainting of the less noisy one",
+    "checkpoint": "last: the newest; best: the one that did best on the test pictures",
+    "weights": "ema: a running average over the training steps; raw: as the last step left them",
+    "draws": "random noises per picture; the map is their mean",
+    "top_pixels": "a picture's score is the mean of that many highest values of its map",
+    "less_noisy": "time step of the less noisy pass",
+    "noisier": "time step of the noisier pass",
+    "pictures": "fingerprint of the pictures judged: equal where they are the same",
+    "program": "version of diffad_jax",
+}
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -46,19 +53,21 @@ _LATEX = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """A run's newest evaluation. values: as its metrics.json has them, None where not defined."""
+class Entry:
+    """A run's newest evaluation.
+
+    values: the numbers as its metrics.json has them, None where not defined; identity: what they
+    were made with, from there too.
+    """
 
     workdir: epath.Path
-    category: str
-    step: int
-    weights: str
     values: Mapping[str, float | None]
+    identity: Identity
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row of the table: a run in one category, or a run's mean over all (result None).
+    """A row of the table: a run in one category, or a run's mean over all (entry None).
 
     best: the measures in which no other run of the category is better.
     """
@@ -67,7 +76,14 @@ class Line:
     run: str
     values: Mapping[str, float | None]
     best: frozenset[str]
-    result: Result | None
+    entry: Entry | None
+
+
+def made_with(made: Identity) -> dict[str, str]:
+    """What scores depend on besides pictures, by short names: step, settings, pictures, program."""
+    settings = {key: str(made.settings.get(key, "")) for key in SETTINGS}
+    shown = {"step": str(made.step)} | {key.split(".")[-1]: v for key, v in settings.items()}
+    return shown | {"pictures": made.pictures, "program": made.program}
 
 
 def percent(values: Mapping[str, float | None], key: str) -> str:
@@ -95,14 +111,14 @@ def to_markdown(lines: Sequence[Line], notes: Sequence[str]) -> str:
         ]
         rows.append([*map(_markdown, _names(line, lines)), *bold])
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    remarks = [*notes, *(_source(line) for line in lines if line.result)]
+    remarks = [*notes, *_sources(lines)]
     return f"{text}\n\n" + "".join(f"- {_markdown(remark)}\n" for remark in remarks)
 
 
 def to_latex(lines: Sequence[Line], notes: Sequence[str]) -> str:
     """A tabular for the booktabs package; notes and sources as comments."""
     heads = _heads(lines)
-    remarks = [*notes, *(_source(line) for line in lines if line.result)]
+    remarks = [*notes, *_sources(lines)]
     rows = [f"% {printable(remark)}" for remark in remarks]
     rows += ["% \\usepackage{booktabs}", f"\\begin{{tabular}}{{{'l' * len(heads)}{'r' * 8}}}"]
     rows += ["\\toprule", " & ".join(map(_latex, [*heads, *MEASURES.values()])) + r" \\"]
@@ -122,16 +138,18 @@ def to_latex(lines: Sequence[Line], notes: Sequence[str]) -> str:
 def to_csv(lines: Sequence[Line]) -> str:
     """Every number in full, those beside the table's too; not defined: nan, not there: empty."""
     others = sorted({key for line in lines for key in line.values} - set(MEASURES))
+    keys = [*MEASURES, *others]
+    abouts = [made_with(line.entry.identity) if line.entry else {} for line in lines]
+    about_keys = list(dict.fromkeys(key for about in abouts for key in about))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    keys = [*MEASURES, *others]
-    writer.writerow(["category", "run", "workdir", "step", "weights", *keys])
-    for line in lines:
-        r = line.result
-        about = [printable(str(r.workdir)), r.step, r.weights] if r else ["", "", ""]
+    writer.writerow(["category", "run", "workdir", *about_keys, *keys])
+    for line, about in zip(lines, abouts, strict=True):
+        place = str(line.entry.workdir) if line.entry else ""
+        words = [line.category, line.run, place, *(about.get(key, "") for key in about_keys)]
         values = [line.values.get(key, "") for key in keys]
         values = ["nan" if value is None else value for value in values]
-        writer.writerow([printable(line.category), printable(line.run), *about, *values])
+        writer.writerow([*map(printable, words), *values])
     return buffer.getvalue()
 
 
@@ -147,18 +165,20 @@ def to_html(lines: Sequence[Line], notes: Sequence[str], folder: epath.Path) -> 
     if any(line.best for line in lines):
         words += " Bold: the best of a category."
     measures = table(words, [*heads, *MEASURES.values()], *groups, names=len(heads))
-    sources = [
-        [*_names(line, lines), _step(line.result, folder), line.result.weights, line.result.workdir]
-        for line in lines
-        if line.result
-    ]
-    about = [*heads, "step", "weights", "folder"]
+    sources, about = [], {}
+    for line in lines:
+        if line.entry:
+            about = made_with(line.entry.identity)
+            linked = {**about, "step": _link(line.entry, folder)}
+            sources.append([*_names(line, lines), *linked.values(), line.entry.workdir])
+    sources_heads = [*heads, *about, "folder"]
     parts = [
         element("h1", "Comparison"),
         measures,
         *(element("p", f"{note[0].upper()}{note[1:]}.", "faint") for note in notes),
         element("h2", "Where the numbers come from"),
-        table("Runs", about, sources, names=len(heads), style="words"),
+        table("Runs", sources_heads, sources, names=len(heads), style="wide"),
+        table("What the columns mean", ["", "meaning"], list(MEANINGS.items()), style="words"),
     ]
     return document("Comparison", element("main", join(parts)))
 
@@ -169,18 +189,19 @@ def _grouped(lines: Sequence[Line], rows: Sequence[Any]) -> Iterator[tuple[Any, 
 
     def key(pair: tuple[Line, Any]) -> tuple[bool, str]:
         line = pair[0]
-        return line.result is None, line.category if several else ""
+        return line.entry is None, line.category if several else ""
 
     return itertools.groupby(zip(lines, rows, strict=True), key)
 
 
-def _step(result: Result, folder: epath.Path) -> object:
+def _link(entry: Entry, folder: epath.Path) -> object:
     """The step, as a link to the report of the evaluation where one can be followed from here."""
-    report = result.workdir / "eval" / str(result.step) / "report.html"
+    step = str(entry.identity.step)
+    report = entry.workdir / "eval" / step / "report.html"
     if "://" in f"{report}{folder}" or not report.exists():
-        return result.step
+        return step
     way = urllib.parse.quote(os.fsencode(os.path.relpath(report, folder)))
-    return Html(f'<a href="{way}">{result.step}</a>')
+    return element("a", step, href=way)
 
 
 def _heads(lines: Sequence[Line]) -> list[str]:
@@ -192,9 +213,13 @@ def _names(line: Line, lines: Sequence[Line]) -> list[str]:
     return [line.category, line.run][: len(_heads(lines))]
 
 
-def _source(line: Line) -> str:
-    r = line.result
-    return f"{line.category}{line.run and ' '}{line.run}: {r.workdir}, step {r.step}, {r.weights}"
+def _sources(lines: Sequence[Line]) -> Iterator[str]:
+    """Where the numbers of each run come from."""
+    for line in lines:
+        if line.entry:
+            made = made_with(line.entry.identity)
+            about = ", ".join(f"{key} {value}" for key, value in made.items())
+            yield f"{line.category}{line.run and ' '}{line.run}: {line.entry.workdir}, {about}"
 
 
 def _markdown(text: str) -> str:
@@ -205,46 +230,63 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in printable(text))
 
 
-def write_scores(path: str | os.PathLike, evaluation: results.Evaluation, threshold: float) -> None:
+def write_scores(path: epath.PathLike, judged: results.Judged, cut: float) -> None:
     """Write scores.csv (UTF-8): name, defect, label, score, verdict; a line a picture.
 
-    Scores are written in full: reading them back gives the same numbers. With a NaN threshold the
+    Scores are written in full: reading them back gives the same numbers. With a NaN `cut` the
     verdicts stay empty.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "defect", "label", "score", "verdict"])
-    columns = (evaluation.names, evaluation.defects, evaluation.labels, evaluation.scores)
+    columns = (judged.names, judged.defects, judged.labels, judged.scores)
     for name, defect, label, score in zip(*columns, strict=True):
-        writer.writerow([name, defect, int(label), float(score), results.verdict(score, threshold)])
+        writer.writerow([name, defect, int(label), float(score), results.verdict(score, cut)])
     # A file name on disk need not be valid Unicode; its odd bytes are then shown, not lost.
-    write(epath.Path(path), text.getvalue().encode("utf-8", "backslashreplace"))
+    files.write(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def write_metrics(path: str | os.PathLike, metrics: Mapping[str, Any]) -> None:
-    """Write metrics.json, keys sorted; NaN and infinite values as null, which JSON can hold."""
-    text = json.dumps(_plain(metrics), indent=2, sort_keys=True, allow_nan=False)
-    write(epath.Path(path), (text + "\n").encode())
+def write_metrics(path: epath.PathLike, values: Mapping[str, Any], made: Identity) -> None:
+    """Write metrics.json: the numbers, and under "identity" what they were made with.
+
+    Keys are sorted; NaN and infinite values become null, which JSON can hold.
+    """
+    content = _plain({**values, "identity": made.to_dict()})
+    text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False)
+    files.write(path, text + "\n")
 
 
-def summary(metrics: Mapping[str, float]) -> str:
-    """The results of `metrics.evaluate` as a Markdown table that also reads well in a console.
+def summary(values: Mapping[str, float]) -> str:
+    """An evaluation's values as a Markdown table that also reads well in a console.
 
     Numbers as `number` writes them.
     """
-    heads = ["", "AUROC", "AP", "F1-max", "threshold", "AUPRO 0.30", "AUPRO 0.05"]
-    body = []
-    for level in ("image", "pixel"):
-        keys = [f"{level}_{name}" for name in ("auroc", "ap", "f1_max", "f1_threshold")]
-        keys += ["aupro_30", "aupro_05"] if level == "pixel" else ["", ""]
-        body.append([level, *(number(metrics.get(key)) for key in keys)])
-    lines = [heads, *body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    columns = measure_columns()
+    lines = [["", *(name for name, *_ in columns)]]
+    for row, level in enumerate(("image", "pixel"), start=1):
+        lines.append([level, *(number(values.get(column[row])) for column in columns)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     return "\n".join(
         "| " + " | ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) + " |"
-        for line in (heads, rule, *body)
+        for line in lines
     )
+
+
+def measure_columns() -> list[tuple[str, str, str]]:
+    """The measures as columns over two rows: (name, key for images, key for pixels).
+
+    A key is empty where there is no such measure. The threshold of F1-max stands beside it.
+    """
+    columns = []
+    for key, name in MEASURES.items():
+        if key.startswith("image_"):
+            columns.append((name.removeprefix("image "), key, key.replace("image", "pixel")))
+        elif not key.startswith("pixel_"):
+            columns.append((name, "", key))
+        if key == "image_f1_max":
+            columns.append(("at threshold", "image_f1_threshold", "pixel_f1_threshold"))
+    return columns
 
 
 def number(value: float | None) -> str:

@@ -1,18 +1,21 @@
-"""What was judged: a set of pictures and what the model made of them."""
+"""What was judged: a set of pictures, what the model made of them, and how well it did."""
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 
-_Key = TypeVar("_Key")  # of a group of pictures; sortable
+from diffad_jax.scoring.identity import Identity
+from diffad_jax.scoring.ranking import Ranking
+from diffad_jax.scoring.threshold import Threshold
+
+_Key = tuple[int, str]  # of a group of pictures: good ones first, then by name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
+class Judged:
     """A test set and what the model made of it; n pictures of s x s pixels.
 
     names: file names to show, unique within the set; defects: the type of each, "good" for good
@@ -36,7 +39,7 @@ class Evaluation:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and len(value) != count:
-                raise ValueError(f"{count} names but {len(value)} {field.name} in the evaluation")
+                raise ValueError(f"{count} names but {len(value)} {field.name} in the judged set")
 
     def truth(self, row: int) -> Bool[np.ndarray, "s s"] | None:
         """Where picture `row` is defective; None where that is not known.
@@ -48,6 +51,32 @@ class Evaluation:
         return np.zeros(self.maps[row].shape, bool) if self.labels[row] == 0 else None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A judged set, the numbers that follow from it, and what they were made with.
+
+    values: the measures by name, as `metrics.of_images` and `of_pixels` give them, and the
+    threshold's; pixels: the ranking of all pixels, None where the truth of one is not known;
+    threshold: from which score on a picture is called defective, None: no verdicts.
+    """
+
+    judged: Judged
+    values: Mapping[str, float]
+    pixels: Ranking | None
+    threshold: Threshold | None
+    identity: Identity
+
+    @property
+    def cut(self) -> float:
+        """The threshold of pictures; NaN where there is none."""
+        return math.nan if self.threshold is None else self.threshold.image
+
+    @property
+    def title(self) -> str:
+        """What was evaluated: the category and the checkpoint's step."""
+        return f"{self.identity.category}, step {self.identity.step}"
+
+
 def verdict(score: float, threshold: float) -> str:
     """'defective' where score >= threshold, else 'good'; '' for a NaN threshold (not known)."""
     if math.isnan(threshold):
@@ -55,7 +84,7 @@ def verdict(score: float, threshold: float) -> str:
     return "defective" if score >= threshold else "good"
 
 
-def choose_rows(evaluation: Evaluation, count: int) -> list[int]:
+def choose_rows(judged: Judged, count: int) -> list[int]:
     """At most `count` pictures to show: good ones first, then each type of defect by name.
 
     As `sample`, in the set's order: never by score, so nothing is picked for looking well, and two
@@ -67,7 +96,7 @@ def choose_rows(evaluation: Evaluation, count: int) -> list[int]:
     if count < 1:
         raise ValueError(f"a grid needs at least 1 row, got {count}")
     groups: dict[tuple[int, str], list[int]] = {}
-    for row, (label, defect) in enumerate(zip(evaluation.labels, evaluation.defects, strict=True)):
+    for row, (label, defect) in enumerate(zip(judged.labels, judged.defects, strict=True)):
         groups.setdefault((int(label), defect if label else ""), []).append(row)
     return [row for rows in sample(groups, count).values() for row in rows]
 

@@ -1,4 +1,4 @@
-"""The gallery shows what training sees, the sheet shows the foregrounds; both escape names."""
+"""The preview shows what training sees, the overview the foregrounds; names stay text."""
 
 import base64
 import dataclasses
@@ -6,7 +6,6 @@ import html.parser
 import io
 import itertools
 import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from PIL import Image
 
 from configs import schema, test
 from diffad_jax.data_tools import foregrounds, preview
+from diffad_jax.reporting import drawing
 from input_pipeline import pipeline
 from input_pipeline.datasets import load_category, load_textures
 from input_pipeline.foreground import foregrounds_for
@@ -26,7 +26,7 @@ NAME = 'a "<b>&amp; ü.png'
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> pathlib.Path:
     """A category whose first picture has an awkward name, and three textures."""
-    root = tmp_path_factory.mktemp("gallery")
+    root = tmp_path_factory.mktemp("preview")
     category = folders.category(root, good=6, test=0)
     (category / "train/good/000.png").rename(category / "train/good" / NAME)
     rng = np.random.default_rng(1)
@@ -50,21 +50,20 @@ def config(root, textures="dtd") -> schema.Config:
 
 @pytest.fixture(scope="module")
 def made(root):
-    """(config, category, textures, what the gallery shows)."""
+    """(config, category, textures, what the preview shows)."""
     parsed = config(root)
     category, textures = load_category(parsed.data, 32), load_textures(parsed.data, 32)
-    names = preview.texture_names(parsed)
-    shown = list(preview.examples(category, textures, names, parsed, FIRST, COUNT))
+    shown = list(preview.examples(category, textures, parsed, FIRST, COUNT))
     return parsed, category, textures, shown
 
 
 class Page(html.parser.HTMLParser):
     """Pictures by the id of what they stand in, and the text."""
 
-    def __init__(self, text):
+    def __init__(self, data: bytes):
         super().__init__()
         self.pictures, self.text, self.tags, self._at = {}, "", set(), None
-        self.feed(text)
+        self.feed(data.decode("utf-8"))
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
@@ -85,7 +84,8 @@ class Page(html.parser.HTMLParser):
 def test_page_shows_exactly_what_training_sees(made):
     parsed, category, textures, shown = made
     page = Page(preview.page(shown, parsed, category))
-    batches = pipeline.numpy_batches(category, textures, parsed, start_step=1)
+    order = {"seed": parsed.seed, "batch_size": 4, "start_step": 1}
+    batches = pipeline.numpy_batches(category, textures, parsed.data, **order)
     labels = []
     for k, batch in enumerate(itertools.islice(batches, -(-COUNT // 4))):
         for i in range(4):
@@ -102,7 +102,7 @@ def test_page_shows_exactly_what_training_sees(made):
                 np.testing.assert_array_equal(pictures["clean picture"][outside], seen[outside])
             labels.append(batch["label"][i])
     assert len(page.pictures) == COUNT and 0 < sum(labels) < COUNT
-    assert f"{sum(labels):.0f} with a synthetic anomaly" in page.text
+    assert f"{sum(labels):.0f} have a synthetic anomaly" in page.text
 
 
 def test_page_says_what_each_was_made_of(made):
@@ -110,16 +110,17 @@ def test_page_says_what_each_was_made_of(made):
     text = Page(preview.page(shown, parsed, category)).text
     anomalous = [one for one in shown if one.source]
     for one in anomalous:
-        assert one.source == "own pieces" or one.source.removeprefix("texture ") in (
-            "dotted/0.png",
-            "dotted/1.png",
-            "dotted/2.png",
-        )
+        if one.source == preview.SELF:
+            assert one.texture == ""
+        else:
+            assert one.source == preview.TEXTURE
+            assert one.texture in ("dotted/0.png", "dotted/1.png", "dotted/2.png")
+            assert f"texture pictures: {one.texture}" in text
         assert len(set(one.ops)) == 3 and " → ".join(one.ops) in text
         assert one.source in text and f"position {one.position}" in text
         clean = category.train.images[category.train.names.index(one.name)]
         np.testing.assert_array_equal(one.clean, clean)
-    assert len({one.source for one in anomalous}) > 1
+    assert {one.source for one in anomalous} == {preview.SELF, preview.TEXTURE}
 
 
 def test_names_are_escaped(made):
@@ -129,11 +130,10 @@ def test_names_are_escaped(made):
     assert f"train/good/{NAME}" in page.text and "b" not in page.tags
 
 
-def test_commands_write_the_same_files_again(root, capsys, made):
+def test_the_same_files_again(root, capsys, made):
     parsed = made[0]
     preview.write(parsed, root / "a.html", 1, COUNT)
-    again = preview.page(made[3], parsed, made[1])
-    assert (root / "a.html").read_text(encoding="utf-8") == again
+    assert (root / "a.html").read_bytes() == preview.page(made[3], parsed, made[1])
     foregrounds.write(parsed, root / "a.png")
     foregrounds.write(parsed, root / "b.png")
     assert (root / "a.png").read_bytes() == (root / "b.png").read_bytes()
@@ -142,7 +142,7 @@ def test_commands_write_the_same_files_again(root, capsys, made):
     assert {row[1] for row in table} == {"computed"}
 
 
-def test_sheet_marks_what_a_person_should_look_at(root, made):
+def test_the_overview_marks_what_a_person_should_look_at(root, made):
     parsed, category, *_ = made
     layout = parsed.data.layout
     images = category.train.images.copy()
@@ -157,11 +157,14 @@ def test_sheet_marks_what_a_person_should_look_at(root, made):
     assert [bool(row.alarm) for row in rows] == [False, True, True, False, False]
     assert "no object" in rows[1].alarm and "unusual area" in rows[2].alarm
     assert rows[1].area == 1.0 and abs(rows[2].area - 64 / 32**2) < 0.05
-    sheet = np.asarray(foregrounds.sheet(changed, found, rows, "disc"))
-    outline = (sheet == foregrounds._OUTLINE).all(-1)
-    assert outline.sum() > 100
-    # The object as it is, the ground dimmed to 30 %.
-    shown = foregrounds.overlay(images[0], found.computed[0])
+    picture = np.asarray(foregrounds.overview(changed, found, rows, "disc"))
+    colour = [int(drawing.OUTLINE[i : i + 2], 16) for i in (1, 3, 5)]
+    assert (picture == colour).all(-1).sum() > 100
+    # The object as it is, the ground dimmed to 30 %, and between them the outline.
+    shown = foregrounds.dimmed(images[0], found.computed[0])
+    drawn = np.argwhere((shown == colour).all(-1))
+    middle = abs(np.hypot(*(drawn - 79.5).T) / 160 - 0.4)  # the disc's radius is 0.4 of the width
+    assert len(drawn) > 300 and middle.max() < 0.08
     assert abs(shown[80, 80].mean() / images[0, 16, 16].mean() - 1) < 0.15
     assert shown[2, 2].mean() < 0.45 * images[0, 0, 0].mean()
 
@@ -183,20 +186,20 @@ def test_a_mask_at_the_named_path_overrides(root, made):
         file.unlink()
 
 
-def test_made_up_textures_are_named(root):
+def test_procedural_textures_are_named(root):
     parsed = config(root, textures="")
-    category = load_category(parsed.data, 32)
-    shown = list(preview.examples(category, None, [], parsed, 0, 8))
-    assert any("made-up texture" in one.source for one in shown)
-    assert "made-up textures" in preview.page(shown, parsed, category)
+    category, textures = load_category(parsed.data, 32), load_textures(parsed.data, 32)
+    shown = list(preview.examples(category, textures, parsed, 0, 8))
+    painted = [one for one in shown if one.source == preview.PROCEDURAL]
+    assert painted and all(one.texture in textures.names for one in painted)
+    text = Page(preview.page(shown, parsed, category)).text
+    assert f"{len(painted)} with procedural textures" in text
+    assert f"procedural textures: {painted[0].texture}" in text
 
 
-def test_command_line_errors_are_one_line(root):
-    arguments = [
-        *(sys.executable, "-m", "input_pipeline.gallery", "--config", "configs/test.py"),
-        *("--config.data.root=nowhere", "--output", str(root / "x.html")),
-    ]
-    result = folders.call(arguments, root)
-    assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("ValueError: ")
-    assert "Traceback" not in result.stderr and not (root / "x.html").exists()
+def test_unusable_pictures_leave_no_page(root):
+    parsed = config(root)
+    data = dataclasses.replace(parsed.data, root=str(root / "nowhere"))
+    with pytest.raises(ValueError, match="nowhere"):
+        preview.write(dataclasses.replace(parsed, data=data), root / "x.html", 0, 4)
+    assert not (root / "x.html").exists()

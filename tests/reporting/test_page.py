@@ -1,36 +1,21 @@
 """The report as a browser reads it: parsed, its numbers and pictures compared with what went in."""
 
-import base64
 import dataclasses
-import html.parser
-import io
 import math
 import re
 
 import numpy as np
 import pytest
 import sklearn.metrics
-from PIL import Image
 
 from diffad_jax.reporting import cards, charts, drawing, page
 from diffad_jax.reporting.html import document, element, printable, text
-from diffad_jax.scoring import metrics, results
-from diffad_jax.scoring.threshold import Threshold
-from tests.reporting.test_grid import evaluation
+from diffad_jax.scoring import ranking, results
+from diffad_jax.scoring.identity import identify
 from tests.support import helpers
+from tests.support.evaluations import CONFIG, FOUND, IDENTITY, evaluated, judged, many
+from tests.support.web import Page, picture
 
-VOID = {"meta", "img", "wbr"}
-# Every tag and attribute there may be: what a file name smuggles in is not among them.
-TAGS = set(
-    "html head meta title style body header main nav ul li a h1 h2 h3 h4 p div span small strong "
-    "table caption thead tbody tr th td figure figcaption article details summary img svg path "
-    "wbr polyline line rect circle text defs lineargradient stop".split()
-)
-ATTRIBUTES = set(
-    "lang charset name content class id href role tabindex aria-label aria-hidden scope alt width "
-    "height decoding src viewbox d points x y x1 x2 y1 y2 cx cy r fill text-anchor transform "
-    "offset stop-color".split()
-)
 NASTY = [
     "<script>alert(1)</script>.png",
     '"onload="alert(1).png',
@@ -41,94 +26,20 @@ NASTY = [
 ]
 
 
-class Page(html.parser.HTMLParser):
-    """Strict where a browser is kind: every tag closed in turn, only known tags and attributes."""
-
-    def __init__(self, data: bytes):
-        super().__init__()
-        self.open, self.ids, self.links, self.images, self.lines = [], [], [], [], {}
-        self.tables, self.articles, self.headings, self.words = {}, [], [], []
-        self.feed(data.decode("utf-8"))
-        self.close()
-        assert self.open == []
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        self.handle_endtag(tag)
-
-    def handle_starttag(self, tag, attributes):
-        assert tag in TAGS, tag
-        values = dict(attributes)
-        assert set(values) <= ATTRIBUTES and len(values) == len(attributes), attributes
-        if tag not in VOID:
-            self.open.append((tag, values))
-        self.ids += [values["id"]] if "id" in values else []
-        self.links += [values["href"]] if "href" in values else []
-        if tag == "img":
-            self.images.append(values)
-            self.articles[-1]["images"].append(values)
-        elif tag == "article":
-            self.articles.append({"images": [], "outlines": [], "words": [], "name": ""})
-        elif tag == "svg" and "aria-hidden" not in values:
-            assert values["role"] == "img" and values["aria-label"]
-            self.chart = self.lines.setdefault(values["aria-label"].split(":")[0], [])
-        elif tag in ("polyline", "rect", "circle"):
-            self.chart.append((tag, values))
-        elif tag == "path":
-            self.articles[-1]["outlines"].append(values["d"])
-        elif tag == "caption":
-            self.table = []
-        elif tag == "tr":
-            self.table.append([])
-        elif tag in ("td", "th"):
-            self.table[-1].append("")
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        tags = [tag for tag, _ in self.open]
-        if "style" in tags or not data.strip():
-            return
-        self.words.append(data)
-        if "caption" in tags:
-            self.tables[data] = self.table
-        elif tags[-1] in ("td", "th", "strong", "small"):
-            self.table[-1][-1] += data
-        elif tags[-1] == "h4":
-            self.articles[-1]["name"] += data
-        elif tags[-1] in ("h1", "h2", "h3"):
-            self.headings.append(data)
-        elif "article" in tags:
-            self.articles[-1]["words"].append(data)
-
-
-def picture(values) -> np.ndarray:
-    """The pixels of an <img>."""
-    head, data = values["src"].split(",")
-    assert re.fullmatch(r"data:image/(png|webp);base64", head)
-    image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert image.size == (int(values["width"]), int(values["height"]))
-    return np.asarray(image)
-
-
-FOUND = Threshold(0.6, 0.3, "f1_max", None, 6, 0.5, 7)
-CONFIG = helpers.parsed(data__category="<b>&", evaluate__weights="ema")
 VALUES = {"image_auroc": 0.8751, "image_auroc_low": 0.7, "image_auroc_high": 1.0}
 VALUES |= {"image_ap": math.nan, "pixel_auroc": 0.25, "aupro_05": 0.125, "unknown": "x"}
 VALUES |= {"image_f1_threshold": 1.25e-6, "pixel_f1_threshold": math.nan}
 
 
-def ranking(tests) -> metrics.Ranking | None:
+def pixels_of(tests) -> ranking.Ranking | None:
     if tests.masks is None or not tests.has_mask.all():
         return None
-    return metrics.rank_pixels(tests.masks[..., 0] > 0, tests.maps)
+    return ranking.rank_pixels(tests.masks[..., 0] > 0, tests.maps)
 
 
-def written(path, tests, values=VALUES, threshold=FOUND, config=CONFIG) -> Page:
-    pixels = ranking(tests)
-    page.write(path / "deep" / "report.html", 7, tests, values, pixels, threshold, config)
+def written(path, tests, values=VALUES, threshold=FOUND, config=CONFIG, identity=IDENTITY) -> Page:
+    evaluation = evaluated(tests, values, pixels_of(tests), threshold, identity)
+    page.write(path / "deep" / "report.html", evaluation, config)
     data = (path / "deep" / "report.html").read_bytes()
     assert b"http" not in data and b"<script" not in data and b"@import" not in data
     assert set(re.findall(rb"url\(([^)]*)\)", data)) <= {b"#scale"}
@@ -141,7 +52,7 @@ def written(path, tests, values=VALUES, threshold=FOUND, config=CONFIG) -> Page:
 
 @pytest.fixture(scope="module")
 def nasty(tmp_path_factory):
-    tests = evaluation(names=NASTY, defects=["good", "good", "<i>", "<i>", '"', "b&"])
+    tests = judged(names=NASTY, defects=["good", "good", "<i>", "<i>", '"', "b&"])
     return tests, written(tmp_path_factory.mktemp("page"), tests)
 
 
@@ -215,13 +126,13 @@ def test_numbers_are_those_given(nasty):
     assert types["good"] == ["2", "1 (50 %)", "0.35", "0.1", "0.6", "-", "-", "-"]
     ap = sklearn.metrics.average_precision_score(tests.truth(4).ravel(), tests.maps[4].ravel())
     assert types['"'][6] == f"{ap:.4f}"
-    keys = {row[0]: row[1] for row in read.tables["Configuration"]}
+    keys = {row[0]: row[1] for row in read.tables["Configuration of the run"]}
     assert keys["data.category"] == "'<b>&'" and keys["model.image_size"] == "32"
 
 
 def test_the_same_bytes_twice(tmp_path):
     for name in ("one", "two"):
-        page.write(tmp_path / name, 7, evaluation(), VALUES, None, FOUND, CONFIG)
+        page.write(tmp_path / name, evaluated(values=VALUES), CONFIG)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
@@ -234,7 +145,7 @@ def drawn(points: str) -> np.ndarray:
 
 
 def test_the_areas_under_the_curves_are_the_measures(tmp_path):
-    tests = evaluation(has_mask=np.ones(6, bool))
+    tests = judged(has_mask=np.ones(6, bool))
     tests.masks[2, 2:] = 0  # regions of unequal size weigh the same in AUPRO, but not here
     tests.maps[tests.masks[..., 0] > 0] -= 0.45  # the classes overlap
     tests.maps[2, :2] += 0.2
@@ -265,35 +176,8 @@ def test_every_picture_is_in_the_histogram(nasty):
         assert sum(heights) == pytest.approx((tests.labels == label).sum(), abs=0.01)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_curve_against_sklearn(seed):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, 60)
-    scores = np.round(rng.normal(labels, 1.0), 1)  # with ties
-    line = charts.curve(metrics.rank_items(labels, scores, "items"))
-    x, y = line.roc.T
-    assert np.trapezoid(y, x) == pytest.approx(sklearn.metrics.roc_auc_score(labels, scores))
-    x, y = line.precision_recall.T
-    average = sklearn.metrics.average_precision_score(labels, scores)
-    assert np.trapezoid(y, x) == pytest.approx(average)
-
-
-def test_many_points_are_thinned_but_stay_true():
-    rng = np.random.default_rng(0)
-    labels = (np.arange(100_000) % 50 == 0).astype(int)
-    scores = rng.normal(2.0 * labels, 1.0)
-    line = charts.curve(metrics.rank_items(labels, scores, "items"))
-    assert len(line.roc) <= 4 * charts.POINTS + 2
-    x, y = line.roc.T
-    assert np.trapezoid(y, x) == pytest.approx(
-        sklearn.metrics.roc_auc_score(labels, scores), abs=1e-4
-    )
-    exact = sklearn.metrics.roc_curve(labels, scores, drop_intermediate=False)
-    assert set(zip(*line.roc.T, strict=True)) <= set(zip(*exact[:2], strict=True))
-
-
 def test_nothing_known_but_the_scores(tmp_path):
-    tests = evaluation(masks=None, maps=np.zeros((6, 32, 32), np.float32))
+    tests = judged(masks=None, maps=np.zeros((6, 32, 32), np.float32))
     read = written(tmp_path, tests, {}, None)
     assert "There is no threshold" in " ".join(read.words)
     assert "Verdicts (pictures)" not in read.tables
@@ -307,47 +191,32 @@ def test_nothing_known_but_the_scores(tmp_path):
     [(0, "4 of 6 good pictures falsely"), (1, "4 of 6 defective pictures found")],
 )
 def test_one_class_alone(tmp_path, label, sentence):
-    tests = evaluation(labels=np.full(6, label, np.int32), scores=np.linspace(0, 1, 6))
+    tests = judged(labels=np.full(6, label, np.int32), scores=np.linspace(0, 1, 6))
     found = dataclasses.replace(FOUND, image=0.3, source="quantile", quantile=0.995, pictures=20)
     read = written(tmp_path, tests, {}, found)
     words = " ".join(read.words)
-    assert sentence in words and "99.5 % quantile of the scores of 20 good pictures. " in words
+    assert sentence in words and "99.5 % quantile of the scores of 20 good pictures that" in words
     assert ("found, at threshold" in words) == bool(label)
     assert len(read.articles) == 6
 
 
 def test_a_step_chosen_on_the_test_pictures_is_said_to_be(tmp_path, nasty):
-    config = helpers.parsed(evaluate__checkpoint="best")
-    read = written(tmp_path, evaluation(), config=config)
+    identity = identify(helpers.parsed(evaluate__checkpoint="best"), 7, "")
+    read = written(tmp_path, judged(), identity=identity)
     assert page.BEST in read.words and page.BEST not in nasty[1].words
+    assert "Scored with the best checkpoint" in " ".join(read.words)
+    assert "Scored with the last checkpoint" in " ".join(nasty[1].words)
 
 
-def many(count):
-    """Labels, types and scores of a test set where one in five is judged wrongly at 0.5."""
-    rng = np.random.default_rng(0)
-    labels = (np.arange(count) % 2).astype(np.int32)
-    wrong = rng.random(count) < 0.2
-    scores = 0.5 * rng.random(count) + 0.5 * (labels ^ wrong)
-    return labels, [("good", "hole")[label] for label in labels], scores
-
-
-def test_a_large_set_shows_the_worst_and_a_sample():
-    labels, defects, scores = many(5000)
-    groups = cards.choose(labels, defects, scores, 0.5)
-    rows = [row for group in groups for row in group.rows]
-    assert len(rows) == len(set(rows)) == cards.MOST
-    assert sum(group.total for group in groups) == 5000
-    missed, alarms, found, passed = groups
-    assert missed.total == ((labels == 1) & (scores < 0.5)).sum()
-    worst = np.sort(scores[labels == 1])[: cards.MOST_WRONG]
-    assert scores[missed.rows].tolist() == worst.tolist()
-    worst = np.sort(scores[labels == 0])[::-1][: cards.MOST_WRONG]
-    assert scores[alarms.rows].tolist() == worst.tolist()
-    assert len(found.rows) == len(passed.rows) == 40
-    assert (np.diff(scores[found.rows]) >= 0).all() and (np.diff(scores[passed.rows]) <= 0).all()
-    # Not by score: a sample of the rightly judged has about their mean score.
-    right = scores[(labels == 1) & (scores >= 0.5)]
-    assert scores[found.rows].mean() == pytest.approx(right.mean(), abs=3 * right.std() / 40**0.5)
+def test_it_says_what_was_scored_not_what_the_configuration_says_today(tmp_path):
+    scored = helpers.parsed(evaluate__weights="raw", evaluate__top_pixels=7)
+    today = helpers.parsed(evaluate__weights="ema", evaluate__top_pixels=50)
+    read = written(tmp_path, judged(), config=today, identity=identify(scored, 30, "fedcba987654"))
+    made = {row[0]: row[1] for row in read.tables["What the scores were made with"]}
+    assert (made["weights"], made["top_pixels"], made["step"]) == ("raw", "7", "30")
+    assert made["pictures"] == "fedcba987654" and made["program"] == IDENTITY.program
+    words = " ".join(read.words)
+    assert "raw weights" in words and "EMA weights" not in words
 
 
 def test_a_page_of_a_large_set_is_bounded_and_says_what_it_leaves_out(tmp_path):
@@ -357,7 +226,7 @@ def test_a_page_of_a_large_set_is_bounded_and_says_what_it_leaves_out(tmp_path):
     maps = np.zeros((400, 8, 8), np.float32)
     masks = np.zeros((400, 8, 8, 1), np.uint8)
     masks[labels == 1, 1:] = 255
-    tests = results.Evaluation(
+    tests = results.Judged(
         names, defects, labels, scores, maps, blank, blank, masks, np.ones(400, bool)
     )
     read = written(tmp_path, tests, threshold=dataclasses.replace(FOUND, image=0.5))
@@ -372,7 +241,7 @@ def test_large_pictures_are_shrunk_and_small_peaks_stay(tmp_path):
     maps[0, 300, 101] = 1.0
     image = np.full((1, size, size, 3), 90, np.uint8)
     masks, one = (maps > 0).astype(np.uint8)[..., None], np.ones(1)
-    tests = results.Evaluation(
+    tests = results.Judged(
         ["a"], ["hole"], one.astype(np.int32), one, maps, image, image, masks, one > 0
     )
     read = written(tmp_path, tests)
@@ -384,6 +253,7 @@ def test_large_pictures_are_shrunk_and_small_peaks_stay(tmp_path):
 
 def test_text_is_safe_wherever_it_stands():
     for name in NASTY:
-        read = Page(document(name, element("p", name, name)))
+        read = Page(document(name, element("p", name, name, aria_label=name)))
         assert read.words == [printable(name)] * 2
     assert text("\u202egnp.exe\u2028") == r"\u202egnp.exe\u2028"
+    assert element("p", element("b", "<")) == "<p><b>&lt;</b></p>"  # markup is not escaped again

@@ -1,8 +1,10 @@
-"""One process of a cluster, for test_cluster and test_categories; eight CPU devices in all.
+"""One process of a cluster, for test_processes and test_categories; eight CPU devices in all.
 
-python -m tests.cluster_worker train WORKDIR DATA --cluster=HOST:PORT,COUNT,ID [--SIGNAL=STEP ...]
-python -m tests.cluster_worker steps OUTPUT --cluster=HOST:PORT,COUNT,ID
-python -m tests.cluster_worker category DATA --workdir=WORKDIR --config.data.category=NAME ...
+After python -m tests.support.cluster_worker:
+
+train WORKDIR DATA --cluster=HOST:PORT,COUNT,ID [--SIGNAL=STEP ...]
+steps OUTPUT --cluster=HOST:PORT,COUNT,ID
+category DATA --workdir=WORKDIR --config.data.category=NAME ...
 """
 
 import os
