@@ -38,6 +38,7 @@ import logging
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -46,13 +47,16 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
+import diffad_jax
+from configs import stored
 from configs.schema import Config
-from diffad_jax import evaluate
-from diffad_jax.predicting import files as inputs
+from diffad_jax.predicting.files import Source, find
 from diffad_jax.predicting.predictor import Predictor
 from diffad_jax.predicting.results import COLUMNS, Prediction, Tables
 from diffad_jax.reporting import drawing
 from diffad_jax.runs import files, folder, sharding
+from diffad_jax.scoring import scorer
+from diffad_jax.scoring.identity import value_of
 from diffad_jax.scoring.threshold import Threshold, read
 from input_pipeline.pictures import decode_rgb
 
@@ -61,29 +65,42 @@ UNREADABLE = 3  # exit status
 
 
 def load(
-    workdir: epath.PathLike, config: Config | None = None, threshold: float | None = None
+    workdir: epath.PathLike,
+    config: Config | None = None,
+    threshold: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Predictor:
-    """The newest checkpoint of a run, ready to be called.
+    """A run's model, ready to be called: pictures are scored as they were when evaluated.
+
+    What decides a score (`identity.SETTINGS`) and the checkpoint are those that the stored
+    threshold was found with. With a threshold of your own they may be others.
 
     Args:
       workdir: the run's folder, local or gs://.
-      config: by default the run's own; another must have the same model.
+      config: by default the run's own; another must be of the same model.
       threshold: a picture is called defective where its score is at least this; by default what
         `--mode evaluate` stored. It takes the place of the threshold of the score only; where none
         is stored, it also says which pixels belong to a region.
+      overrides: dotted keys to change in the run's configuration, such as {"predict.maps": "npy"}.
 
     Raises:
-      ValueError: no run, no checkpoint, another model's run, or a process of several hosts.
+      ValueError: no run, no checkpoint, another model's run, scores made in another way than those
+        that the stored threshold was found on, or a process of several hosts.
     """
     if jax.process_count() > 1:
         raise ValueError(f"predict works on one host, this is one of {jax.process_count()}")
-    config = folder.read_config(workdir) if config is None else config
-    mesh = sharding.data_mesh()
-    variables, step = evaluate.restore(config, workdir, mesh)
-    stored = read(workdir)
-    if stored is not None and stored.step != step:
-        logger.warning("the threshold is of step %d, the model of step %d", stored.step, step)
-    known = [None if t is None or math.isnan(t) else t for t in _stored(stored)]
+    found = read(workdir)
+    identity = found.identity if found is not None and threshold is None else None
+    config = _config(workdir, config, overrides or {}, found, must_fit=threshold is None)
+    step = identity.step if identity is not None else None
+    model = scorer.restored(config, workdir, sharding.data_mesh(), step)
+    if identity is not None and identity.program != diffad_jax.__version__:
+        logger.warning(
+            "the threshold was found by version %s of this program, this is %s",
+            identity.program,
+            diffad_jax.__version__,
+        )
+    known = (None, None) if found is None else (_number(found.image), _number(found.pixel))
     image = known[0] if threshold is None else threshold
     pixel = image if known[1] is None else known[1]
     if config.predict.tile_overlap and threshold is None and image is not None:
@@ -94,7 +111,42 @@ def load(
             "--threshold gives one",
             workdir,
         )
-    return Predictor(config, variables, step, image, pixel, mesh)
+    return Predictor(model, image, pixel)
+
+
+def _config(
+    workdir: epath.PathLike,
+    config: Config | None,
+    overrides: Mapping[str, Any],
+    found: Threshold | None,
+    must_fit: bool,
+) -> Config:
+    """The configuration to predict with: the one given, or the run's as it was evaluated.
+
+    Raises:
+      ValueError: `must_fit`, and a setting is another than the threshold was found with.
+    """
+    settings = {} if found is None else dict(found.identity.settings)
+    wanted = dict(overrides)
+    if config is None:
+        values = stored.get_config(workdir)
+        with values.unlocked():
+            for key, value in (settings | wanted).items():
+                values.update_from_flattened_dict({key: value})
+        config = folder.parsed(workdir, values)
+    else:
+        wanted |= {key: value_of(config.to_dict(), key) for key in settings}
+    for key, value in settings.items():
+        if must_fit and key in wanted and wanted[key] != value:
+            raise ValueError(
+                f"{key} is {wanted[key]!r}, but the threshold of {workdir} was found with "
+                f"{value!r}: leave it, run --mode evaluate with it, or give --threshold"
+            )
+    return config
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def run(
@@ -103,6 +155,7 @@ def run(
     output: str | os.PathLike,
     config: Config | None = None,
     threshold: float | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> int:
     """Judge all pictures that `pattern` means, write the results to `output` (see above).
 
@@ -115,6 +168,7 @@ def run(
       output: the folder for the results, local; made if need be.
       config: see `load`.
       threshold: see `load`.
+      overrides: see `load`.
 
     Returns:
       How many pictures could not be read.
@@ -122,12 +176,12 @@ def run(
     Raises:
       ValueError: no pictures, no usable output folder, or as `load`.
     """
-    sources = inputs.find(pattern, output)
+    sources = find(pattern, output)
     target = _output_folder(output)
-    model = load(workdir, config, threshold)
+    model = load(workdir, config, threshold, overrides)
     counts = dict.fromkeys(("good", "defective", "without verdict", "unreadable"), 0)
 
-    def finish(source: inputs.Source, picture, result) -> dict[str, Any]:
+    def finish(source: Source, picture, result) -> dict[str, Any]:
         return _write(target, source, picture, result, model)
 
     with Tables(target) as tables:
@@ -146,10 +200,6 @@ def run(
     return counts["unreadable"]
 
 
-def _stored(stored: Threshold | None) -> tuple[float | None, float | None]:
-    return (None, None) if stored is None else (stored.image, stored.pixel)
-
-
 def _output_folder(output: str | os.PathLike) -> pathlib.Path:
     """The folder for the results, made if need be."""
     folder = pathlib.Path(output).expanduser()
@@ -164,14 +214,14 @@ def _output_folder(output: str | os.PathLike) -> pathlib.Path:
 
 def _write(
     target: pathlib.Path,
-    source: inputs.Source,
+    source: Source,
     picture: np.ndarray | None,
     result: Prediction | ValueError,
     model: Predictor,
 ) -> dict[str, Any]:
     """Write a picture's files; returns its line of the tables."""
-    row = dict.fromkeys(COLUMNS) | {"picture": source.name}
-    if isinstance(result, ValueError):
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"picture": source.name}
+    if isinstance(result, ValueError) or picture is None:
         return row | {"error": str(result)}
     kind = model.config.predict.maps
     anomaly_map, overlay = f"maps/{source.output(f'.{kind}')}", f"overlays/{source.output('.png')}"

@@ -1,5 +1,6 @@
 """The training loop, top to bottom."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -7,6 +8,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,12 +21,23 @@ from diffad_jax import evaluate
 from diffad_jax.method import jitted, optim, train_state
 from diffad_jax.method.train_state import TrainState
 from diffad_jax.reporting import grid
-from diffad_jax.runs import checkpoint, lock, logs, processes, profiling, sharding
+from diffad_jax.runs import (
+    checkpoint,
+    folder,
+    lock,
+    logs,
+    pictures,
+    processes,
+    profiling,
+    sharding,
+)
+from diffad_jax.scoring import scorer
 from input_pipeline import datasets, pipeline
 
 logger = logging.getLogger(__name__)
 PANEL_ROWS = 8  # training pictures shown in TensorBoard
-Pending = list[tuple[int, dict[str, jax.Array | float]]]  # metrics of steps waiting to be logged
+# Metrics of steps waiting to be logged: arrays on the devices, numbers once they are read.
+Pending = list[tuple[int, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +46,11 @@ class Run:
 
     config: Config
     workdir: epath.PathLike
-    mesh: Mesh
     category: datasets.Category
     hold: lock.Hold
     total_steps: int
-    key: jax.Array
     train_step: Callable
-    evaluate_step: jitted.EvaluateStep
+    scorer: scorer.Scorer
     batches: Iterator[dict[str, np.ndarray]]
     checkpoints: checkpoint.Checkpoints
     best: checkpoint.Best
@@ -58,7 +69,7 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     held-out ones.
 
     Raises:
-      ValueError: unusable pictures, a workdir of another configuration or in use by another
+      ValueError: unusable or changed pictures, a workdir of other settings or in use by another
         process, checkpoints that cannot be read, or too little device memory.
       FloatingPointError: a loss term is not finite; names the step and the term.
       OSError: something cannot be written; names the path. The newest checkpoint stays.
@@ -66,12 +77,45 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     # Everything that can be wrong with the input is found here, before anything is compiled.
     mesh = sharding.data_mesh()
     category, textures = load(config, mesh)
-    hold = lock.Hold(workdir, config)
-    with processes.by_the_first(hold), profiling.fitting(config), processes.watched():
-        return loop(*prepare(config, workdir, mesh, category, textures, hold))
+    hold = lock.Hold(workdir)
+    claim = claimed(hold, config, workdir, category, textures)
+    with processes.by_the_first(claim), profiling.fitting(config), processes.watched():
+        batches = functools.partial(
+            pipeline.numpy_batches,
+            category,
+            textures,
+            config.data,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+        )
+        started, state, pending = prepare(config, workdir, mesh, category, batches, hold)
+        return loop(started, state, pending)
 
 
-def prepare(config, workdir, mesh, category, textures, hold) -> tuple[Run, TrainState, Pending]:
+@contextlib.contextmanager
+def claimed(
+    hold: lock.Hold,
+    config: Config,
+    workdir: epath.PathLike,
+    category: datasets.Category,
+    textures: datasets.Textures,
+) -> Iterator[None]:
+    """A context in which the folder is this process's, and this run's."""
+    folder.check_claim(workdir, config)  # before another process's hold is taken over
+    with hold:
+        folder.claim(workdir, config)
+        pictures.claim(workdir, category, textures)
+        yield
+
+
+def prepare(
+    config: Config,
+    workdir: epath.PathLike,
+    mesh: Mesh,
+    category: datasets.Category,
+    batches_from: Callable[..., Iterator[dict[str, np.ndarray]]],
+    hold: lock.Hold,
+) -> tuple[Run, TrainState, Pending]:
     """Compile, find the newest checkpoint, open the logs.
 
     Also returns the state to start from and the steps not yet logged.
@@ -79,7 +123,7 @@ def prepare(config, workdir, mesh, category, textures, hold) -> tuple[Run, Train
     total_steps = length(config, len(category.train.images))
     networks = train_state.define(config.model)
     optimizer = optim.optimizer(config, total_steps)
-    key = evaluate.run_key(config, mesh)
+    key = scorer.run_key(config.seed, mesh)
     checkpoints = checkpoint.Checkpoints(
         workdir, config.train.checkpoint_every, config.train.keep_checkpoints
     )
@@ -87,22 +131,28 @@ def prepare(config, workdir, mesh, category, textures, hold) -> tuple[Run, Train
     step = int(state.step)
     logger.info(
         "%s: %d good pictures, %d test pictures, steps %d to %d on %d %s device(s)",
-        *(config.data.category, len(category.train.images), len(category.test.images)),
-        *(step, total_steps, mesh.size, mesh.devices.flat[0].platform),
+        config.data.category,
+        len(category.train.images),
+        len(category.test.images),
+        step,
+        total_steps,
+        mesh.size,
+        mesh.devices.flat[0].platform,
     )
     train_step, flops = compile_step(networks, optimizer, config, state, key, mesh)
-    batches = pipeline.numpy_batches(
-        category,
-        textures,
-        config,
-        start_step=step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
     run = Run(
-        *(config, workdir, mesh, category, hold, total_steps, key, train_step),
-        evaluate_step=jitted.evaluate_step(networks, config, mesh),
-        batches=batches,
+        config=config,
+        workdir=workdir,
+        category=category,
+        hold=hold,
+        total_steps=total_steps,
+        train_step=train_step,
+        scorer=scorer.fresh(config, mesh, state),
+        batches=batches_from(
+            start_step=step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
         checkpoints=checkpoints,
         best=checkpoint.Best(workdir, config.train.keep_best),
         log=logs.Log(workdir, step, total_steps, config.train.batch_size),
@@ -124,8 +174,8 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
         final = evaluation(run, state, first_step) if first_step else None
         for step in range(first_step + 1, run.total_steps + 1):
             run.trace.before(step)
-            batch = sharding.to_devices(run.meter.fetch(run.batches), run.mesh)
-            state, metrics = run.train_step(state, batch, run.key)
+            batch = sharding.to_devices(run.meter.fetch(run.batches), run.scorer.mesh)
+            state, metrics = run.train_step(state, batch, run.scorer.key)
             run.meter.started(metrics)
             run.trace.after(step, metrics)
             pending.append((step, metrics))
@@ -154,24 +204,22 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
 
 
 def evaluation(run: Run, state: TrainState, step: int) -> dict[str, float] | None:
-    """Metrics and threshold where they are due after `step`; see `evaluate.category`."""
+    """Metrics and threshold where they are due after `step`; see `evaluate.evaluate`."""
     due_now = step >= run.total_steps or due(step, run.config.train.evaluate_every)
     if not due_now or not len(evaluate.shown(run.category).images):
         return None
     with run.meter.paused():
-        variables = evaluate.weights(state, run.config)
-        values = evaluate.category(
-            *(run.workdir, step, run.evaluate_step, variables, run.key),
-            *(run.category, run.config, run.mesh),
-        )
+        values = evaluate.evaluate(run.scorer.holding(state), run.category, run.workdir)
         run.log.evaluation(step, values)
         run.best.offer(step, state, values)
     return values
 
 
-def load(config: Config, mesh) -> tuple[datasets.Category, np.ndarray | None]:
+def load(config: Config, mesh: Mesh) -> tuple[datasets.Category, datasets.Textures]:
     """The category and the anomaly sources, or a ValueError that says why they cannot be used."""
-    train = config.train
+    train, platform = config.train, mesh.devices.flat[0].platform
+    if config.model.attention == "cudnn" and platform != "gpu":
+        raise ValueError(f"model.attention=cudnn needs a CUDA GPU, this is a {platform}: use xla")
     sharding.check_batch(train.batch_size, mesh, "train.batch_size")
     part = train.batch_size // train.accumulation_steps
     sharding.check_batch(part, mesh, "train.batch_size / train.accumulation_steps")
@@ -179,6 +227,8 @@ def load(config: Config, mesh) -> tuple[datasets.Category, np.ndarray | None]:
     pipeline.check(category, train.batch_size, jax.process_count())
     check_best(train.keep_best, category)
     textures = datasets.load_textures(config.data, config.model.image_size)
+    seen = f"{category.train.fingerprint} {category.test.fingerprint} {textures.fingerprint}"
+    processes.check_same("pictures (fingerprints of train, test and textures)", seen)
     return category, textures
 
 
@@ -236,7 +286,7 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def read(pending: Pending) -> list[tuple[int, dict[str, float]]]:
+def read(pending: Pending) -> Pending:
     """The metrics of the steps waiting to be logged, as numbers.
 
     Read many steps at a time, because reading one makes the host wait for the device.
@@ -258,24 +308,19 @@ def read(pending: Pending) -> list[tuple[int, dict[str, float]]]:
     return values
 
 
-def means(values: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
+def means(values: Pending) -> dict[str, float]:
     """Mean of each metric over steps."""
     return {name: float(np.mean([m[name] for _, m in values])) for name in values[0][1]}
 
 
 def training_picture(run: Run, state: TrainState, batch) -> np.ndarray:
     """u8[h,w,3]: input, guided reconstruction, anomaly map and mask of a training batch."""
-    whole = jax.device_put((batch["image"], batch["mask"]), sharding.replicated(run.mesh))
+    whole = jax.device_put((batch["image"], batch["mask"]), sharding.replicated(run.scorer.mesh))
     image, mask = (part[:PANEL_ROWS] for part in jax.device_get(whole))
-    # In a batch of the evaluation's own shape, so that nothing is compiled for this.
-    pictures = np.round(image * 255).astype(np.uint8)
-    padded = evaluate.padded_batches(pictures, run.config.evaluate.batch_size, run.mesh)
-    inputs, index, count = next(padded)
-    variables = evaluate.weights(state, run.config)
-    judged = jax.device_get(run.evaluate_step(variables, inputs, index, run.key))
-    return grid.training_panel(
-        image[:count], judged.reconstruction[:count], judged.anomaly_map[:count], mask[:count]
-    )
+    model = run.scorer.holding(state)
+    some = slice(model.batch_size)  # a batch of the evaluation's own shape: nothing is compiled
+    judged = model.batch(np.round(image[some] * 255).astype(np.uint8))
+    return grid.training_panel(image[some], judged.reconstruction, judged.anomaly_map, mask[some])
 
 
 class Preemption:

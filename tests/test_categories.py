@@ -31,7 +31,7 @@ def data(tmp_path):
 
 def supervise(data, work, **options):
     config = helpers.parsed(data__root=str(data), data__category="all", train__batch_size=8)
-    program = [sys.executable, "-m", "tests.cluster_worker", "category", str(data)]
+    program = [sys.executable, "-m", "tests.support.cluster_worker", "category", str(data)]
     return categories.run(config, work, ["--killed=b"], workers=2, program=program, **options)
 
 

@@ -1,17 +1,22 @@
 """The command line as a person meets it: quick help, and one clear line for each mistake."""
 
 import csv
+import json
+import pathlib
 import sys
-import time
 
 import jax
 import numpy as np
 import pytest
 
-from diffad_jax import flags
+import configs
+from diffad_jax import arguments, flags
 from diffad_jax.method import optim, train_state
 from diffad_jax.runs import checkpoint, folder
 from tests.support import folders, helpers
+
+PROGRAM = (sys.executable, "-m", "diffad_jax.main")
+PACKAGED = pathlib.Path(configs.__file__).parent
 
 
 @pytest.fixture
@@ -25,43 +30,84 @@ def run(tmp_path):
     return run
 
 
-def test_help_answers_at_once(tmp_path):
-    began = time.monotonic()
-    result = folders.call([sys.executable, "-m", "diffad_jax.main", "--help"], tmp_path)
-    assert "--workdir" in result.stdout and "--mode" in result.stdout
-    assert time.monotonic() - began < 10  # 0.2 s where nothing else runs
+# Whatever takes a second to import is not there; help and mistakes do without.
+LIGHT = """
+import runpy, sys
+for name in ("jax", "tensorflow", "matplotlib", "sklearn"):
+    sys.modules[name] = None
+sys.argv = ["main.py", *sys.argv[1:]]
+runpy.run_module("diffad_jax.main", run_name="__main__")
+"""
+
+
+def light(*words):
+    return folders.call([sys.executable, "-c", LIGHT, *words], pathlib.Path("/nowhere"))
+
+
+class TestHelp:
+    def test_of_all_modes(self):
+        result = light("--help")
+        assert result.returncode == 0, result.stderr
+        for name, mode in flags.MODES.items():
+            assert f"  {name:<12} {mode.summary}\n" in result.stdout
+        assert "--help MODE" in result.stdout and "--threshold" not in result.stdout
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("--help", "preview"),
+            ("--help=preview",),
+            ("--mode", "preview", "--help"),
+            ("-help", "--mode=preview"),
+            ("--mode=preview", "--config", "nonsense", "-h"),
+        ],
+    )
+    def test_of_one_mode(self, words):
+        text = arguments.asked_help(["main.py", *words])
+        assert text is not None and "--first_step N" in text and "--workdir" not in text
+        assert "main --mode preview --config default" in text
+
+    @pytest.mark.parametrize("name", flags.MODES)
+    def test_shows_the_flags_of_the_mode_and_no_other(self, name):
+        text = flags.help_of(name, "diffad")
+        for flag in flags.TABLE:
+            assert (f"  --{flag} " in text) == (flag in flags.MODES[name].flags), flag
+        assert f"usage: diffad --mode {name} " in text
+        assert max(map(len, text.replace(str(PACKAGED), "configs").split("\n"))) <= 105
+
+    def test_is_not_what_a_value_asks_for(self):
+        assert arguments.asked_help(["main.py", "--input", "--help"]) is None
+
+    @pytest.mark.parametrize("name", flags.MODES)
+    def test_examples_are_accepted(self, name, monkeypatch):
+        monkeypatch.setattr(arguments, "own_config", lambda workdir: f"own:{workdir}")
+        for example in flags.MODES[name].examples:
+            words = example.replace("'", "").split()
+            arguments.arguments(["main.py", "--mode", name, *words])
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ("train.stepz=3", "ValueError: unknown config key train.stepz: did you mean train.steps?"),
-        ("trian.steps=3", "ValueError: unknown config key trian: did you mean train?"),
-        (
-            "model.image_size=40",
-            "ValueError: model.image_size=40 is not divisible by the networks' total stride 32",
-        ),
+        ("train.stepz=3", "unknown config key train.stepz: did you mean train.steps?"),
         (
             "loss.focal_weight=high",
-            "FATAL Flags parsing error: flag --config.loss.focal_weight=high: could not convert "
-            "string to float: 'high'",
+            "flag --config.loss.focal_weight=high: could not convert string to float: 'high'",
         ),
     ],
 )
 def test_a_wrong_configuration_is_one_line(run, tmp_path, change, line):
     result = run(change)
-    assert result.returncode != 0 and "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[0] == line
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [f"error: {line}"]
     assert not (tmp_path / "run").exists()
 
 
-def test_a_configuration_file_that_is_not_there(tmp_path):
-    command = folders.command(tmp_path, tmp_path / "run")
-    command[command.index("configs/test.py")] = "configs/nope.py"
-    result = folders.call(command, tmp_path)
-    assert result.returncode != 0
-    assert result.stderr.startswith("ValueError: ") and "configs/nope.py" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+def test_an_impossible_value_is_one_line(run, tmp_path):
+    result = run("model.image_size=40")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: model.image_size=40 ")
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
 def test_unusable_pictures_are_one_line(tmp_path):
@@ -70,33 +116,166 @@ def test_unusable_pictures_are_one_line(tmp_path):
     command += [command.pop(at), command.pop(at)]  # the overrides may come first
     result = folders.call(command, tmp_path / "compiled")
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1] == f"ValueError: no such folder: {tmp_path}/data/disc"
+    assert result.stderr.splitlines()[-1] == f"error: no such folder: {tmp_path}/data/disc"
 
 
-WITHOUT_TENSORFLOW = """
-import sys
-sys.modules["tensorflow"] = None  # as where it is not installed
-import functools, jax, numpy as np
-from configs import test
-from diffad_jax import config as configs, optim, steps, train_state
-config = test.get_config()
-config.model.unet_multipliers, config.model.attention_widths = (1,), ()
-config = configs.parse(config)
-networks, optimizer = train_state.define(config.model), optim.optimizer(config, 3)
-shapes = jax.eval_shape(lambda: train_state.init(config, optimizer, jax.random.key(0)))
-state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-batch = {"image": np.zeros((2, 32, 32, 3), np.float32), "label": np.zeros(2, np.float32)}
-batch["mask"] = batch["image"][..., :1]
-step = functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config)
-state, metrics = jax.jit(step)(state, batch, jax.random.key(1))
-print(int(state.step), float(metrics["loss"]) > 0, "input_pipeline" in sys.modules)
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--workdir=no", "--mode train needs --config FILE (see --help train)"),
+        (
+            "--mode=predict --workdir=no --input=a",
+            "--mode predict needs --output PATH (see --help predict)",
+        ),
+        (
+            "--mode check --workdir=a",
+            "--mode check does not use --workdir, which belongs to train, evaluate, predict, "
+            "compare, import",
+        ),
+        (
+            "--config=test --workdir=a --threshold=1",
+            "--mode train does not use --threshold, which belongs to predict",
+        ),
+        (
+            "--mode compare --workdir=a --config.seed=1",
+            "--mode compare does not use --config, which belongs to train, evaluate, predict, "
+            "check, preview, foregrounds, prepare, import",
+        ),
+        ("--wrokdir=a", "unknown flag --wrokdir: did you mean --workdir?"),
+        ("--mode evalute", "unknown mode evalute: did you mean evaluate?"),
+        ("predict", "unexpected argument predict: did you mean --mode predict?"),
+        ("--mode train x", "unexpected argument x"),
+        ("--mode=evaluate --workdir=no", "no holds no run: no/config.json does not exist"),
+        (
+            "--mode predict --workdir no --input config.jpg --output config.x",
+            "no holds no run: no/config.json does not exist",
+        ),
+        (
+            "--config=test --config.sead=1 --workdir=a",
+            "unknown config key sead: did you mean seed?",
+        ),
+        (
+            "--config=configs/nope.py --workdir=a",
+            "no configuration file configs/nope.py; packaged ones are default, quickstart, small, "
+            "test",
+        ),
+        (
+            "--config=configs/schema.py --workdir=a",
+            "configs/schema.py is no configuration: it has no get_config()",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_arguments(words, line, monkeypatch):
+    monkeypatch.chdir(folders.REPOSITORY)
+    with pytest.raises(ValueError) as raised:
+        arguments.arguments(["main.py", *words.split()])
+    assert str(raised.value) == line
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--mode predict --workdir no", "--mode predict needs --input PICTURES and --output PATH"),
+        ("--config=test --workdir", "Missing value for flag --workdir"),
+        ("--config=test --workdir=a --workers=-1", "flag --workers=-1: -1 is not a non-negative"),
+        ("--config=stored:no --workdir=a", "no holds no run: no/config.json does not exist"),
+        ("--mode=predict --workdir=no --input=a --output=b", "no holds no run: no/config.json"),
+        ("--flagfile=no", "ERROR:: Unable to open flagfile"),
+    ],
+)
+def test_mistakes_answer_at_once_and_in_a_line(words, line):
+    result = light(*words.split())
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"error: {line}")
+
+
+class TestConfigurations:
+    """--config is a path as given, else a packaged configuration."""
+
+    @pytest.mark.parametrize("name", ["default", "default.py", "configs/default.py"])
+    def test_packaged(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert arguments.config_path(name) == str(PACKAGED / "default.py")
+
+    @pytest.mark.parametrize("name", ["default", "default.py", "configs/default"])
+    def test_of_the_working_directory_first(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for file in ("default.py", "configs/default.py"):
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_text("def get_config(): ...")
+        (tmp_path / "default").mkdir()  # a folder is no configuration
+        assert arguments.config_path(name) == f"{name.removesuffix('.py')}.py"
+
+    def test_argument_is_kept(self):
+        stored = str(PACKAGED / "stored.py")
+        assert arguments.config_path("stored:gs://b/run") == f"{stored}:gs://b/run"
+
+    @pytest.mark.parametrize("name", ["", ".", "other/default.py", "default.json", "__init__"])
+    def test_another_path_means_what_it_says(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=r"configuration"):
+            arguments.config_path(name)
+
+    @pytest.mark.parametrize("words", [["--config", "test"], ["-config=test"]])
+    def test_overrides_may_come_first(self, words):
+        before, after = ["--config.seed=1", "--workdir", "w"], ["--config.data.root", "r"]
+        expected = ["main.py", f"--config={PACKAGED / 'test.py'}", *before, *after]
+        assert arguments.arguments(["main.py", *before, *words, *after]) == expected
+
+    def test_the_run_s_own_is_the_default_of_a_finished_run(self, monkeypatch):
+        monkeypatch.setattr(arguments, "own_config", lambda workdir: f"own:{workdir}")
+        words = ["main.py", "--mode=evaluate", "--workdir=a", "--workdir=b"]
+        assert arguments.arguments(words) == ["main.py", "--config=own:b", *words[1:]]
+        given = [*words, "--config=test"]
+        assert arguments.arguments(given)[1] == f"--config={PACKAGED / 'test.py'}"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("no such\n  folder"), "no such folder"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a/b"),
+            "a/b: No such file or directory",
+        ),
+        (OSError("the disk is full"), "the disk is full"),
+        (ValueError("in:\n\nTraceback (most recent call last):\n  x\nValueError: a: b\n"), "a: b"),
+    ],
+)
+def test_an_error_is_one_line(error, line):
+    assert arguments.line(error) == line
+    with pytest.raises(SystemExit, match=f"^error: {line}$"):
+        arguments.fail(error)
+
+
+# Prints what predict.run is called with, and says that two pictures were unreadable.
+STAND_IN = """
+import runpy, sys, types
+import diffad_jax
+def run(workdir, pattern, output, config=None, threshold=None, overrides=None):
+    print(workdir, pattern, output, config and config.seed, threshold, overrides)
+    return 2
+stand_in = types.SimpleNamespace(run=run, UNREADABLE=3)
+diffad_jax.predict = sys.modules["diffad_jax.predict"] = stand_in
+sys.argv = ["main.py", "--mode=predict", "--input=a", "--output=b", *sys.argv[1:]]
+runpy.run_module("diffad_jax.main", run_name="__main__")
 """
 
 
-def test_a_training_step_needs_no_tensorflow(tmp_path):
-    result = folders.call([sys.executable, "-c", WITHOUT_TENSORFLOW], tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["1", "True", "False"]
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--threshold=0.5", "--config.predict.maps=npy"), "None 0.5 {'predict.maps': 'npy'}"),
+        (("--config=test", "--config.seed=7"), "7 None {'seed': 7}"),
+    ],
+)
+def test_predict_gets_what_was_asked_for_and_no_more(words, told, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(helpers.parsed().to_dict()))
+    command = [sys.executable, "-c", STAND_IN, f"--workdir={tmp_path}", *words]
+    result = folders.call(command, tmp_path / "compiled")
+    assert result.returncode == 3, result.stderr
+    assert result.stdout == f"{tmp_path} a b {told}\n"
 
 
 def finished_run(root):
@@ -123,7 +302,7 @@ def finished_run(root):
 def test_a_finished_run_needs_no_configuration(tmp_path):
     """evaluate and predict give a picture the same score; what cannot be read shows at the end."""
     run = finished_run(tmp_path)
-    program = [sys.executable, "-m", "diffad_jax.main", "--workdir", str(run)]
+    program = [*PROGRAM, "--workdir", str(run)]
     evaluated = folders.call([*program, "--mode=evaluate"], tmp_path / "compiled")
     assert evaluated.returncode == 0, evaluated.stderr
     (tmp_path / "disc/test/good/broken.png").write_text("no picture")
@@ -145,48 +324,3 @@ def test_a_finished_run_needs_no_configuration(tmp_path):
     assert {f"test/{name}": score for name, score in found.items()} == expected
     assert len(set(found.values())) == 4
     assert len(list((tmp_path / "out/maps").rglob("*.npy"))) == 4
-
-
-NO_RUN = "no holds no run: no/config.json does not exist"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["--mode=predict", "--workdir=no"], "no holds no run: no/config.json does not exist"),
-        (
-            ["--mode", "evaluate", "--workdir", "no"],
-            "no holds no run: no/config.json does not exist",
-        ),
-        (["--workdir=no"], "--config is missing: give a file of configs/"),
-        (
-            ["--mode=predict", "--workdir=no", "--config=configs/test.py", "--input=a"],
-            "--mode predict needs --input (pictures) and --output (a folder)",
-        ),
-    ],
-)
-def test_what_a_mode_needs_is_one_line(tmp_path, arguments, line):
-    result = folders.call([sys.executable, "-m", "diffad_jax.main", *arguments], tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.splitlines() == [f"ValueError: {line}"]
-
-
-@pytest.mark.parametrize(
-    ("argv", "value"),
-    [
-        (["--mode", "predict"], "predict"),
-        (["--workdir=a", "-mode=predict"], "predict"),
-        (["--model=x", "--config.mode=y", "mode"], None),
-        (["--mode"], None),
-    ],
-)
-def test_arguments_are_found_before_they_are_parsed(argv, value):
-    assert flags.given(["main.py", *argv], "mode") == value
-
-
-@pytest.mark.parametrize("config", [["--config", "FILE"], ["--config=FILE"]])
-def test_overrides_may_stand_before_the_configuration(config):
-    argv = ["main", "--config.seed=1", "--workdir", "w", *config, "--config.data.root=r", "--mode"]
-    expected = ["main", *config, "--config.seed=1", "--workdir", "w", "--config.data.root=r"]
-    assert flags.config_first(argv) == [*expected, "--mode"]
-    assert flags.config_first(["main", "--config"]) == ["main", "--config"]

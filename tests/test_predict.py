@@ -14,9 +14,9 @@ from PIL import Image
 
 from diffad_jax import evaluate, predict
 from diffad_jax.method import optim, steps, train_state
-from diffad_jax.predicting import predictor, results
+from diffad_jax.predicting import results
 from diffad_jax.runs import checkpoint, folder
-from diffad_jax.scoring import threshold
+from diffad_jax.scoring import scorer, threshold
 from input_pipeline import pictures
 from tests.support import folders, helpers, odd_pictures, toy_model
 
@@ -28,11 +28,9 @@ def toy():
     """A model that compiles at once; test_main predicts with the real one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_state, "init", toy_model.toy_init)
-        patch.setattr(evaluate, "init", toy_model.toy_init)
+        patch.setattr(scorer, "init", toy_model.toy_init)
         patch.setattr(steps, "evaluate", toy_model.toy_evaluate)
-        define = functools.cache(train_state.define)
-        patch.setattr(evaluate, "define", define)
-        patch.setattr(predictor, "define", define)
+        patch.setattr(scorer, "define", functools.cache(train_state.define))
         yield
 
 
@@ -52,7 +50,7 @@ def run(tmp_path_factory, toy):
     evaluate.run(config, root / "run")
     scores = [float(row["score"]) for row in table(root / "run/eval/7/scores.csv")]
     median = float(np.median(scores))
-    found = threshold.Threshold(median, 0.5, "f1_max", None, 11, 0.0, 7)
+    found = dataclasses.replace(threshold.read(root / "run"), image=median, pixel=0.5)
     threshold.write(root / "run", found)
     return config, root / "run", category
 
@@ -291,15 +289,13 @@ def test_a_killed_run_leaves_whole_lines(run, model, shared, monkeypatch, tmp_pa
 
 def test_without_a_threshold(run, model, monkeypatch, tmp_path, caplog):
     _, folder, category = run
-    monkeypatch.setattr(evaluate, "restore", lambda *_: (model._variables, model.step))
+    monkeypatch.setattr(scorer, "restored", lambda *_: model._model)
     kept = (folder / "threshold.json").rename(tmp_path / "kept.json")
     try:
         free, given = predict.load(folder), predict.load(folder, threshold=0.4)
         assert "no threshold: scores only, no verdicts" in caplog.text
         assert (free.threshold, free.pixel_threshold) == (None, None)
         assert (given.threshold, given.pixel_threshold) == (0.4, 0.4)
-        for other in (free, given):
-            other._judge_batch = model._judge_batch
         picture = category / "test/stain/001.png"
         assert free(picture).defective is None and free(picture).boxes == ()
         assert given(picture).defective == (given(picture).score >= 0.4)
@@ -308,23 +304,20 @@ def test_without_a_threshold(run, model, monkeypatch, tmp_path, caplog):
     stored = threshold.read(folder)
     over = predict.load(folder, threshold=0.9)
     assert (over.threshold, over.pixel_threshold) == (0.9, stored.pixel)
-    threshold.write(folder, dataclasses.replace(stored, step=3))
-    predict.load(folder)
-    assert "the threshold is of step 3, the model of step 7" in caplog.text
-    threshold.write(folder, stored)
+    assert over.threshold == 0.9
 
 
 def test_unusable_runs(run, tmp_path):
-    config, folder, category = run
+    config, workdir, category = run
     with pytest.raises(ValueError, match=r"holds no run: .*config\.json does not exist"):
         predict.load(tmp_path)
     folder.claim(tmp_path, config)
     with pytest.raises(ValueError, match="no checkpoint in"):
         predict.load(tmp_path)
     other = helpers.parsed(model__segmentation_base=4)
-    with pytest.raises(ValueError, match=r"model\.segmentation_base: 2 -> 4"):
-        predict.load(folder, other)
-    values = json.loads((folder / "config.json").read_text())
+    with pytest.raises(ValueError, match=r"model\.segmentation_base was 2, is now 4"):
+        predict.load(workdir, other)
+    values = json.loads((workdir / "config.json").read_text())
     del values["evaluate"]["draws"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"missing config key evaluate\.draws; give --config"):
@@ -332,11 +325,12 @@ def test_unusable_runs(run, tmp_path):
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", "gs://bucket/out"):
         with pytest.raises(ValueError, match=r"(file|out) cannot be the output folder"):
-            predict.run(folder, category, output)
+            predict.run(workdir, category, output)
 
 
 def test_a_diverged_model_is_not_called_good(model):
     broken = copy.copy(model)
-    broken._variables = jax.tree.map(lambda x: x * np.float32("nan"), model._variables)
+    lost = jax.tree.map(lambda x: x * np.float32("nan"), model._model.variables)
+    broken._model = dataclasses.replace(model._model, variables=lost)
     with pytest.raises(FloatingPointError, match="the model has diverged"):
         broken(np.zeros((32, 32, 3), np.uint8))

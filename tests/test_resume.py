@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffad_jax import evaluate
 from diffad_jax.runs import checkpoint, sharding
+from diffad_jax.scoring import scorer
 from tests.support import folders, helpers
 from tests.test_train import lines
 
@@ -64,7 +64,7 @@ def until(process, condition):
 def state(workdir):
     """Every array of the newest checkpoint."""
     config = helpers.parsed(model__unet_multipliers=(1,), model__attention_widths=())
-    target = evaluate.restore_target(config, sharding.data_mesh())
+    target = scorer.restore_target(config, sharding.data_mesh())
     with checkpoint.Checkpoints(workdir, writer=False) as checkpoints:
         return checkpoints.latest, jax.device_get(checkpoints.restore(target))
 

@@ -17,6 +17,7 @@ from etils import epath
 
 from diffad_jax import evaluate, train
 from diffad_jax.runs import checkpoint, lock, logs, sharding
+from diffad_jax.scoring import scorer
 from input_pipeline import pipeline
 from tests import test_train
 from tests.support import folders
@@ -202,9 +203,8 @@ def test_a_disk_full_while_logging(toy, data, whole, tmp_path, monkeypatch, name
 
 HOLDER = """
 import sys, time
-from configs import test
-from diffad_jax import config, workdir
-with workdir.Hold(sys.argv[1]):
+from diffad_jax.runs import lock
+with lock.Hold(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -242,23 +242,23 @@ def test_on_an_object_store_the_newcomer_takes_over(data, tmp_path, monkeypatch)
 
 
 def test_the_best_on_the_test_split_is_kept_apart(toy, data, tmp_path, monkeypatch):
-    original, values = evaluate.category, {3: 0.5, 6: 0.9, 7: 0.7}
+    original, values = evaluate.evaluate, {3: 0.5, 6: 0.9, 7: 0.7}
 
-    def scored(workdir, step, *rest):
-        return original(workdir, step, *rest) | {"pixel_ap": values[step]}
+    def scored(model, category, workdir):
+        return original(model, category, workdir) | {"pixel_ap": values[model.step]}
 
-    monkeypatch.setattr(evaluate, "category", scored)
+    monkeypatch.setattr(evaluate, "evaluate", scored)
     config = configured(data, train__keep_best="pixel_ap")
     for _ in range(2):  # again, as after a kill: nothing changes
         train.run(config, tmp_path)
         assert [p.name for p in (tmp_path / "checkpoints_best").iterdir()] == ["6"]
     mesh = sharding.data_mesh()
-    last, step = evaluate.restore(config, tmp_path, mesh)
-    assert step == 7
-    best, step = evaluate.restore(configured(data, evaluate__checkpoint="best"), tmp_path, mesh)
-    assert step == 6 and not same(last, best)
+    last = scorer.restored(config, tmp_path, mesh)
+    chosen = configured(data, evaluate__checkpoint="best")
+    best = scorer.restored(chosen, tmp_path, mesh)
+    assert (last.step, best.step) == (7, 6) and not same(last.variables, best.variables)
     with pytest.raises(ValueError, match="holds no run"):
-        evaluate.restore(configured(data, evaluate__checkpoint="best"), tmp_path / "x", mesh)
+        scorer.restored(chosen, tmp_path / "x", mesh)
 
 
 def test_a_profile_of_some_steps(toy, data, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,20 @@ from diffad_jax.method.steps import Batch, Judgement
 from diffad_jax.method.train_state import Networks, TrainState, Variables
 from diffad_jax.runs import sharding
 
-TrainStep = Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, dict[str, Array]]]
 EvaluateStep = Callable[[Variables, Array, Array, Key[Array, ""]], Judgement]
+
+
+@runtime_checkable
+class TrainStep(Protocol):
+    """`steps.train_step` compiled when it is first called, or lowered from shapes alone."""
+
+    def __call__(
+        self, state: TrainState, batch: Batch, key: Key[Array, ""], /
+    ) -> tuple[TrainState, dict[str, Array]]: ...
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """As `jax.stages.Wrapped.lower`: arrays or their shapes."""
+        ...
 
 
 def train_step(
@@ -57,14 +70,15 @@ def lower_train_step(
 
 
 def step_flops(config: Config) -> float | None:
-    """Floating point operations of a training step on all devices; None: see `countable`."""
+    """Floating point operations of a training step on all devices; None where not known."""
     form = countable(config)
     if form is None:
         return None
     plain, mesh = form
     lowered = lower_train_step(optim.optimizer(plain, total_steps=1), plain, mesh)
+    cost = lowered.cost_analysis()
     # XLA counts the loop over a batch's parts as one turn.
-    return lowered.cost_analysis()["flops"] * config.train.accumulation_steps
+    return None if cost is None else cost["flops"] * config.train.accumulation_steps
 
 
 def countable(config: Config) -> tuple[Config, Mesh] | None:

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from configs.schema import Config
+from configs.schema import Config, DiffusionConfig, EvaluateConfig
 from diffad_jax.method import diffusion, losses
 from diffad_jax.method.train_state import (
     EVALUATE,
@@ -56,24 +55,23 @@ class Forward:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """Evaluation of a batch: image scores, anomaly maps and reconstructions, all in [0, 1].
+    """Evaluation of a batch: image scores, anomaly maps and reconstructions, all in [0, 1]."""
 
-    On the devices, or fetched to the host.
-    """
-
-    score: Float[Array | np.ndarray, " b"]
-    anomaly_map: Float[Array | np.ndarray, "b h w 1"]
-    reconstruction: Float[Array | np.ndarray, "b h w 3"]
+    score: Float[Array, " b"]
+    anomaly_map: Float[Array, "b h w 1"]
+    reconstruction: Float[Array, "b h w 3"]
 
 
 @jax.named_scope("draws")
-def draw_training(key: Key[Array, ""], image: Float[Array, "b h w 3"], config: Config) -> Draws:
+def draw_training(
+    key: Key[Array, ""], image: Float[Array, "b h w 3"], config: DiffusionConfig
+) -> Draws:
     """t_s uniform in [0, train_split), t_b in [train_split, train_end), independent noises."""
-    d, count = config.diffusion, image.shape[0]
+    count = image.shape[0]
     keys = jax.random.split(key, 4)
     return Draws(
-        jax.random.randint(keys[0], (count,), 0, d.train_split),
-        jax.random.randint(keys[1], (count,), d.train_split, d.train_end),
+        jax.random.randint(keys[0], (count,), 0, config.train_split),
+        jax.random.randint(keys[1], (count,), config.train_split, config.train_end),
         jax.random.normal(keys[2], image.shape, image.dtype),
         jax.random.normal(keys[3], image.shape, image.dtype),
     )
@@ -81,21 +79,24 @@ def draw_training(key: Key[Array, ""], image: Float[Array, "b h w 3"], config: C
 
 @jax.named_scope("draws")
 def draw_evaluation(
-    key: Key[Array, ""], index: Int[Array, " b"], image: Float[Array, "b h w 3"], config: Config
+    key: Key[Array, ""],
+    index: Int[Array, " b"],
+    image: Float[Array, "b h w 3"],
+    config: EvaluateConfig,
 ) -> Draws:
     """Fixed time steps, and noises that depend on (key, index) alone, not on the batch.
 
-    As index, `evaluate.noise_index` gives a hash of the picture.
+    As index, `scorer.noise_index` gives a hash of the picture.
     """
-    d, shape = config.diffusion, image.shape[1:]
+    shape = image.shape[1:]
 
     def noises(i):
         return jax.random.normal(jax.random.fold_in(key, i), (2, *shape), image.dtype)
 
     pair = jax.vmap(noises)(index)
     return Draws(
-        jnp.full_like(index, d.eval_less_noisy),
-        jnp.full_like(index, d.eval_noisier),
+        jnp.full_like(index, config.less_noisy),
+        jnp.full_like(index, config.noisier),
         pair[:, 0],
         pair[:, 1],
     )
@@ -206,9 +207,9 @@ def update(
 def _average(state: TrainState, variables: Variables, decay: float) -> Variables:
     """The moving average after a step that ends at `variables`."""
     # A young average forgets faster, else it would keep the initialisation for 1/(1-decay) steps.
-    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
     return jax.tree.map(
-        lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.ema, variables
+        lambda old, new: (kept * old + (1 - kept) * new).astype(old.dtype), state.ema, variables
     )
 
 
@@ -265,7 +266,7 @@ def train_step(
     """`update` with the draws that belong to (key, step)."""
     step_key = jax.random.fold_in(jax.random.fold_in(key, TRAIN), state.step)
     draw_key, dropout_key = jax.random.split(step_key)
-    draws = draw_training(draw_key, batch["image"], config)
+    draws = draw_training(draw_key, batch["image"], config.diffusion)
     if not config.model.dropout:
         dropout_key = None
     return update(state, batch, draws, networks, optimizer, config, dropout_key)
@@ -306,7 +307,7 @@ def evaluate_step(
     """
 
     def judge(key: Key[Array, ""]) -> Judgement:
-        draws = draw_evaluation(key, index, image, config)
+        draws = draw_evaluation(key, index, image, config.evaluate)
         return evaluate(variables, image, draws, networks, config)
 
     first, count = jax.random.fold_in(key, EVALUATE), config.evaluate.draws

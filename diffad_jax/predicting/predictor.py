@@ -9,22 +9,19 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
 from configs.schema import Config
-from diffad_jax import evaluate
-from diffad_jax.method import jitted
-from diffad_jax.method.train_state import Variables, define
 from diffad_jax.predicting import tiles
 from diffad_jax.predicting.results import Prediction, find_boxes
+from diffad_jax.scoring.scorer import Scorer
 from input_pipeline.pictures import decode_rgb, resize_picture, window
 
 Picture = np.ndarray | os.PathLike | str
-Item, Result, Made = TypeVar("Item"), TypeVar("Result"), TypeVar("Made")
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 WORKERS = min(8, os.cpu_count() or 1)  # threads that read, and as many that finish
 
 
@@ -38,20 +35,10 @@ class Predictor:
       pixel_threshold: on the map, for the boxes; None: no boxes.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        variables: Variables,
-        step: int,
-        threshold: float | None,
-        pixel_threshold: float | None,
-        mesh: Mesh,
-    ):
-        self.config, self.step = config, step
+    def __init__(self, model: Scorer, threshold: float | None, pixel_threshold: float | None):
+        self.config, self.step = model.config, model.step
         self.threshold, self.pixel_threshold = threshold, pixel_threshold
-        self._variables, self._mesh = variables, mesh
-        self._key = evaluate.run_key(config, mesh)
-        self._judge_batch = jitted.evaluate_step(define(config.model), config, mesh)
+        self._model = model
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
         """Judge one picture, or several.
@@ -64,21 +51,22 @@ class Predictor:
           ValueError: another type or shape, an empty picture, or a file that is no whole picture.
         """
         several = isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4
-        chosen = list(pictures) if several else [pictures]
+        given: Any = pictures
+        chosen = list(given) if several else [given]
         for picture in chosen:
             if not isinstance(picture, (str, os.PathLike)):
                 read_picture(picture)  # all are checked before the first is judged
-        results = list(self.stream(chosen, count=len(chosen)))
+        results: list[Prediction] = list(self.stream(chosen, count=len(chosen)))
         return results if several else results[0]
 
     def stream(
         self,
-        pictures: Iterable[Item],
+        pictures: Iterable[Any],
         *,
-        read: Callable[[Item], UInt8[np.ndarray, "h w 3"]] | None = None,
-        then: Callable[[Item, np.ndarray | None, Prediction | ValueError], Result] | None = None,
+        read: Callable[[Any], UInt8[np.ndarray, "h w 3"]] | None = None,
+        then: Callable[[Any, np.ndarray | None, Prediction | ValueError], Any] | None = None,
         count: int | None = None,
-    ) -> Iterator[Result]:
+    ) -> Iterator[Any]:
         """Judge any number of pictures, in order, holding about three batches of them in memory.
 
         Args:
@@ -88,12 +76,12 @@ class Predictor:
             the error); called in several threads. By default the result, or the error raised.
           count: how many pictures there are, if known: few are judged in a smaller batch.
         """
-        read, then, size = read or read_picture, then or _or_raise, self._batch_size(count)
+        read_one, conclude, size = read or read_picture, then or _or_raise, self._batch_size(count)
 
-        def finish(job: _Job) -> Result:
-            return then(job.item, job.picture, job.error or self._prediction(job))
+        def finish(job: _Job) -> Any:
+            return conclude(job.item, job.picture, job.error or self._prediction(job))
 
-        jobs = ahead(lambda item: _Job(item, read, self.config), pictures, size)
+        jobs = ahead(lambda item: _Job(item, read_one, self.config), pictures, size)
         return ahead(finish, self._judge(jobs, size), size)
 
     def _batch_size(self, count: int | None) -> int:
@@ -101,7 +89,7 @@ class Predictor:
         size = self.config.evaluate.batch_size
         if count is not None and not self.config.predict.tile_overlap:
             size = min(size, 1 << max(0, count - 1).bit_length())
-        return -(-size // self._mesh.size) * self._mesh.size
+        return self._model.padded(size)
 
     def _judge(self, jobs: Iterable["_Job"], size: int) -> Iterator["_Job"]:
         """The jobs, in order, each when the model has seen all of its tiles."""
@@ -115,11 +103,9 @@ class Predictor:
         remaining = tiles()
         while batch := list(itertools.islice(remaining, size)):
             images = np.stack([job.tile(number) for job, number in batch])
-            padded, index, count = next(evaluate.padded_batches(images, size, self._mesh))
-            judged = self._judge_batch(self._variables, padded, index, self._key)
-            judged = jax.device_get(judged)
-            values = np.concatenate([judged.anomaly_map, judged.reconstruction], axis=-1)[:count]
-            for (job, number), score, value in zip(batch, judged.score, values, strict=False):
+            judged = self._model.batch(images, size)
+            values = np.concatenate([judged.anomaly_map, judged.reconstruction], axis=-1)
+            for (job, number), score, value in zip(batch, judged.score, values, strict=True):
                 job.add(number, float(score), value)
             while waiting and not waiting[0].missing:
                 yield waiting.popleft()
@@ -143,35 +129,41 @@ class _Job:
     """One picture on its way through the model: its tiles (one, resized, where it is not cut)."""
 
     def __init__(self, item: Any, read: Callable[[Any], np.ndarray], config: Config):
-        self.item, self.picture, self.error, self.missing = item, None, None, 0
+        self.item, self.missing = item, 0
+        self.picture: np.ndarray | None = None
+        self.error: ValueError | None = None
+        self._grid: tiles.Grid | None = None
+        self._canvas: tiles.Canvas | None = None
         try:
-            self.picture = read(item)
+            picture = read(item)
         except ValueError as error:
             self.error = error
             return
+        self.picture = picture
         size, overlap = config.model.image_size, config.predict.tile_overlap
-        height, width = self.picture.shape[:2]
-        self._grid = self._canvas = None
+        height, width = picture.shape[:2]
         self._top, self._fit = config.evaluate.top_pixels, config.data.fit
         if overlap and max(height, width) > size:
             self._grid = tiles.grid(height, width, size, overlap)
+            self._canvas = tiles.Canvas(self._grid, 4)
             self.missing = len(self._grid.corners)
         else:
-            self._resized = resize_picture(self.picture, size, config.data.resize, self._fit)
+            self._resized = resize_picture(picture, size, config.data.resize, self._fit)
             self.missing = 1
 
     def tile(self, number: int) -> UInt8[np.ndarray, "s s 3"]:
         """What the model is shown."""
-        return self._grid.cut(self.picture, number) if self._grid else self._resized
+        if self._grid is None or self.picture is None:
+            return self._resized
+        return self._grid.cut(self.picture, number)
 
     def add(self, number: int, score: float, values: Float32[np.ndarray, "s s 4"]) -> None:
         """What it says: a score, and map and reconstruction as four channels."""
         self.missing -= 1
-        if self._grid is None:
+        if self._canvas is None:
             self._score, self._values = score, values
-            return
-        self._canvas = self._canvas or tiles.Canvas(self._grid, 4)
-        self._canvas.add(number, values)
+        else:
+            self._canvas.add(number, values)
 
     def result(self) -> tuple[float, Float32[np.ndarray, "h w"], UInt8[np.ndarray, "h w 3"]]:
         """Score, map and reconstruction, the latter two at the picture's own size.
@@ -179,9 +171,9 @@ class _Job:
         The score of a blended map is the mean of its `evaluate.top_pixels` largest values, as that
         of a model-sized one: a tile is not resized, so a defect has as many pixels in either.
         """
-        values = self._values if self._grid is None else self._canvas.mean
+        values = self._values if self._canvas is None else self._canvas.mean
         anomaly_map, colours = values[..., 0], np.round(values[..., 1:] * 255).astype(np.uint8)
-        if self._grid is None:
+        if self._canvas is None and self.picture is not None:
             nothing = np.zeros(self.picture.shape[:2], np.float32)
             anomaly_map = put_back(anomaly_map, nothing, self._fit)
             return self._score, anomaly_map, put_back(colours, self.picture, self._fit)
@@ -231,7 +223,9 @@ def put_back(
     x0, x1 = max(0, left), min(width, left + columns)
     shown = (x0 - left) / columns, (y0 - top) / rows, (x1 - left) / columns, (y1 - top) / rows
     image = Image.fromarray(np.ascontiguousarray(values)).resize(
-        (x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=[size * side for side in shown]
+        (x1 - x0, y1 - y0),
+        Image.Resampling.BILINEAR,
+        box=(size * shown[0], size * shown[1], size * shown[2], size * shown[3]),
     )
     result = picture.copy()
     # Rounding must not make a value larger than all it comes from.

@@ -12,17 +12,12 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from diffad_jax.method.train_state import TrainState
 from diffad_jax.runs import files, processes
 
 logger = logging.getLogger(__name__)
 State = TypeVar("State")
 _policies = ocp.training.save_decision_policies
 LAST, BEST = "checkpoints", "checkpoints_best"  # folders in a run's
-# Each of orbax's threads prints the traceback of an error that reaches us anyway.
-logging.getLogger("absl").addFilter(
-    lambda record: not (record.exc_info and "orbax" in record.pathname)
-)
 
 
 class Checkpoints:
@@ -62,17 +57,31 @@ class Checkpoints:
         )
 
     def __enter__(self) -> "Checkpoints":
+        logging.getLogger("absl").addFilter(self._quiet)
         return self
 
     def __exit__(self, *_) -> None:
-        with self._failures_named():
-            self._checkpointer.close()
+        try:
+            with self._failures_named():
+                self._checkpointer.close()
+        finally:
+            logging.getLogger("absl").removeFilter(self._quiet)
+
+    @staticmethod
+    def _quiet(record: logging.LogRecord) -> bool:
+        """Not the tracebacks that each of orbax's threads prints of an error we tell anyway."""
+        return not (record.exc_info and "orbax" in record.pathname)
 
     @property
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, rising."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
 
     def due(self, step: int) -> bool:
         """Whether `step` is one of those that are saved anyway."""
@@ -105,28 +114,27 @@ class Checkpoints:
         Raises:
           ValueError: there is no such checkpoint, none can be read, or it is of another structure.
         """
-        steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        steps = self.steps
         wanted = steps if step is None else [s for s in steps if s == step]
         for candidate in reversed(wanted):
-            problem = self._load(candidate, target)
-            if processes.anywhere(isinstance(problem, str)):
-                self._set_aside(candidate, problem)
-            else:
-                return problem
+            state, problem = self._load(candidate, target)
+            if not processes.anywhere(state is None):
+                return state
+            self._set_aside(candidate, problem or "another process cannot read it")
         if wanted:
             raise ValueError(f"no checkpoint in {self._folder} can be read: tried {wanted}")
         which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise ValueError(f"{which} in {self._folder}: found {steps}")
 
-    def _load(self, step: int, target: State) -> State | str:
-        """A checkpoint's state, or why it cannot be read."""
+    def _load(self, step: int, target: State) -> tuple[Any, str]:
+        """A checkpoint's state and '', or None and why it cannot be read."""
         path = self._folder / str(step)
         try:
             # Orbax would go on without the notes.
             json.loads((path / "_CHECKPOINT_METADATA").read_text())
             found = _shapes(self._checkpointer.metadata(step).metadata)
         except Exception as error:  # whatever a damaged file leads to
-            return _line(error)
+            return None, _line(error)
         wanted = _shapes(target)
         if found and found != wanted:
             names = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
@@ -135,9 +143,9 @@ class Checkpoints:
                 f"{found.get(names[0])} there, expected {wanted.get(names[0])}"
             )
         try:
-            return self._checkpointer.load(step, target)
+            return self._checkpointer.load(step, target), ""
         except Exception as error:
-            return _line(error)
+            return None, _line(error)
 
     def _set_aside(self, step: int, problem: str) -> None:
         """Out of the way, but not deleted; a reader only says it."""
@@ -181,20 +189,22 @@ class Best:
     def __init__(self, workdir: epath.PathLike, metric: str):
         self._metric, self._best = metric, float("-inf")
         self._checkpoints = Checkpoints(workdir, name=BEST) if metric else None
-        if metric and self._checkpoints.latest is not None:
-            self._best = self._checkpoints.notes(self._checkpoints.latest)[metric]
+        if self._checkpoints and (latest := self._checkpoints.latest) is not None:
+            self._best = self._checkpoints.notes(latest)[metric]
 
     def __enter__(self) -> "Best":
+        if self._checkpoints:
+            self._checkpoints.__enter__()
         return self
 
     def __exit__(self, *error) -> None:
         if self._checkpoints:
             self._checkpoints.__exit__(*error)
 
-    def offer(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
+    def offer(self, step: int, state: State, metrics: dict[str, float]) -> None:
         """Keep `state` if its metric is above all before."""
         value = metrics.get(self._metric, float("nan"))
-        if value > self._best:
+        if self._checkpoints and value > self._best:
             self._best = value
             self._checkpoints.save(step, state, {self._metric: value})
 
@@ -219,7 +229,7 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """The innermost cause, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -6,24 +6,21 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from input_pipeline.on_disk import replacing
 
-def write(path: epath.Path, content: str | bytes) -> None:
+
+def write(path: epath.PathLike, content: str | bytes) -> None:
     """Write a file so that a killed process leaves the old one or the new one, never a half.
 
     Raises:
       OSError: it cannot be written, as on a full disk; the old one stays.
     """
     data = content.encode() if isinstance(content, str) else content
-    partial = path.parent / f".{path.name}.partial"
-    with named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    target = epath.Path(path)
+    with named(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as partial:
             partial.write_bytes(data)
-            partial.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
 
 
 @contextlib.contextmanager

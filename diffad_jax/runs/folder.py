@@ -1,6 +1,7 @@
-"""A run's folder: what lies in it, and which configuration it belongs to.
+"""A run's folder: what lies in it, which configuration and which pictures it belongs to.
 
 WORKDIR/config.json                     the configuration
+WORKDIR/pictures.json                   the pictures it trains on, and those held out of training
 WORKDIR/.lock                           who is training in it, while somebody is
 WORKDIR/checkpoints/STEP/               state of training
 WORKDIR/checkpoints_best/STEP/          that of the best step on the test split (train.keep_best)
@@ -13,15 +14,21 @@ WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png, repo
 """
 
 import json
+import logging
 
+import ml_collections
 from etils import epath
 
 from configs import stored
 from configs.schema import Config, difference, parse
 from diffad_jax.runs.files import write
 
+logger = logging.getLogger(__name__)
+PICTURES = "pictures.json"
+
 # What may change between two starts of one training run: its length, how often things are written,
-# how it is evaluated, and where prepared pictures are cached.
+# how it is evaluated, where its pictures lie (which they are is kept apart, see `pictures.claim`)
+# and what saves memory with the same mathematics.
 FREE_IN_TRAINING = (
     "train.steps",
     "train.epochs",
@@ -32,34 +39,68 @@ FREE_IN_TRAINING = (
     "train.keep_checkpoints",
     "train.keep_best",
     "train.profile_steps",
+    "model.remat",
     "evaluate.",
     "predict.",
+    "data.root",
+    "data.layout",
+    "data.textures",
     "data.cache_dir",
     "data.memory_gib",
     "data.missing_masks",
 )
-# What must be the same to evaluate a trained model; the pictures may be others, but not made to fit
-# in another way.
+# What a trained model is made of, and how a picture is made to fit: evaluation must use the same.
+# It may compute in another precision or with another kernel.
 FIXED_IN_EVALUATION = ("model.", "diffusion.", "data.resize", "data.fit")
+FREE_IN_EVALUATION = ("model.remat", "model.attention", "model.compute_dtype")
+
+
+def check_claim(workdir: epath.PathLike, config: Config) -> list[str]:
+    """Check that the folder is free for this run or already its own.
+
+    A folder without a checkpoint holds no work yet, so other settings may take it over.
+
+    Returns:
+      What is different from the settings that stand there.
+
+    Raises:
+      ValueError: it holds a run whose model, data or training differs; names the keys.
+    """
+    if not stored.path(workdir).exists():
+        return []
+    lines = changes(workdir, config, free=FREE_IN_TRAINING)
+    if lines and has_checkpoint(workdir):
+        _refuse(lines, workdir, "use another --workdir, or the settings it was started with")
+    return lines
 
 
 def claim(workdir: epath.PathLike, config: Config) -> None:
-    """Make the folder this run's, or check that it already is.
-
-    Raises:
-      ValueError: the folder holds a run whose model, data or training differs; names the keys.
-    """
-    path = stored.path(workdir)
-    if not path.exists():
-        epath.Path(workdir).mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps(config.to_dict(), indent=2) + "\n")
+    """Make the folder this run's; errors as `check_claim`. Whoever calls this holds the lock."""
+    lines, path = check_claim(workdir, config), stored.path(workdir)
+    if path.exists() and not lines:
         return
-    lines = [
-        line
-        for line in difference(stored.read(workdir), config.to_dict())
-        if not line.startswith(FREE_IN_TRAINING)
-    ]
-    _refuse(lines, path, "use another --workdir, or the configuration it was started with")
+    if lines:
+        logger.info("%s has no checkpoint yet: started anew, %s", workdir, _told(lines))
+        (epath.Path(workdir) / PICTURES).unlink(missing_ok=True)
+    write(path, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def changes(workdir: epath.PathLike, config: Config, free: tuple[str, ...]) -> list[str]:
+    """What is different from the run's configuration, without what is free to change."""
+    lines = difference(stored.read(workdir), config.to_dict())
+    return [line for line in lines if not line.startswith(free)]
+
+
+def has_checkpoint(workdir: epath.PathLike) -> bool:
+    """Whether any checkpoint was ever completed here, one that cannot be read included."""
+    places = ("checkpoints", "checkpoints_best", "checkpoints_damaged")
+    folders = [epath.Path(workdir) / place for place in places]
+    return any(
+        path.name.split(".")[0].isdecimal()
+        for place in folders
+        if place.exists()
+        for path in place.iterdir()
+    )
 
 
 def check_model(workdir: epath.PathLike, config: Config) -> None:
@@ -68,28 +109,33 @@ def check_model(workdir: epath.PathLike, config: Config) -> None:
     Raises:
       ValueError: no run there, or one whose model differs; names the keys.
     """
-    path = stored.path(workdir)
-    lines = [
-        line
-        for line in difference(stored.read(workdir), config.to_dict())
-        if line.startswith(FIXED_IN_EVALUATION)
-    ]
-    _refuse(lines, path, "give the configuration it was trained with")
+    lines = changes(workdir, config, free=FREE_IN_EVALUATION)
+    lines = [line for line in lines if line.startswith(FIXED_IN_EVALUATION)]
+    if lines:
+        _refuse(lines, workdir, "give the configuration it was trained with")
 
 
 def read_config(workdir: epath.PathLike) -> Config:
-    """The configuration of a run.
+    """The configuration of a run; errors as `parsed`."""
+    return parsed(workdir, stored.get_config(workdir))
+
+
+def parsed(workdir: epath.PathLike, values: ml_collections.ConfigDict) -> Config:
+    """A run's configuration, perhaps changed, checked.
 
     Raises:
-      ValueError: no run there, or one of another version of this program, with other keys.
+      ValueError: an impossible value, or keys of another version of this program.
     """
-    found = stored.get_config(workdir)
     try:
-        return parse(found)
+        return parse(values)
     except ValueError as error:
         raise ValueError(f"{stored.path(workdir)}: {error}; give --config") from error
 
 
-def _refuse(lines: list[str], path: epath.Path, advice: str) -> None:
-    if lines:
-        raise ValueError(f"{path} belongs to another configuration ({'; '.join(lines)}): {advice}")
+def _refuse(lines: list[str], workdir: epath.PathLike, advice: str) -> None:
+    raise ValueError(f"{workdir} was started with other settings ({_told(lines)}): {advice}")
+
+
+def _told(lines: list[str]) -> str:
+    """Lines of `difference` in words."""
+    return "; ".join(line.replace(": ", " was ", 1).replace(" -> ", ", is now ") for line in lines)

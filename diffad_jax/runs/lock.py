@@ -12,35 +12,32 @@ from typing import Any
 
 from etils import epath
 
-from configs.schema import Config
 from diffad_jax.runs.files import is_remote, write
-from diffad_jax.runs.folder import claim
 
 logger = logging.getLogger(__name__)
 
 
 class Hold:
-    """Keeps a folder for this process, and for the configuration that is given (see `claim`).
+    """Keeps a folder for this process.
 
     A context manager. On a file system, the kernel holds the lock, and lets go of it when the
     process ends in whatever way. On an object store nothing can: there the newcomer takes over, and
     the other one stops at its next checkpoint (`check`).
     """
 
-    def __init__(self, workdir: epath.PathLike, config: Config | None = None):
-        self._workdir, self._config = epath.Path(workdir), config
+    def __init__(self, workdir: epath.PathLike):
+        self._workdir = epath.Path(workdir)
         self._path = self._workdir / ".lock"
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         self._descriptor: int | None = None
         self._remote = False
 
     def __enter__(self) -> "Hold":
-        if self._config is not None:
-            claim(self._workdir, self._config)
         if is_remote(self._workdir):
             self._remote = True
             write(self._path, json.dumps(self._me))
         else:
+            self._workdir.mkdir(parents=True, exist_ok=True)
             self._lock()
         return self
 

@@ -39,7 +39,6 @@ class Log:
         self._path = epath.Path(workdir) / "metrics.jsonl"
         self._lines = _lines_until(self._path, step)
         self._step, self._total, self._batch_size = step, total_steps, batch_size
-        self._board = self._bar = None
         if self._active:
             self._board = _Board(epath.Path(workdir) / "tensorboard", step + 1)
             # disable=None: a bar on a terminal, plain log lines elsewhere.

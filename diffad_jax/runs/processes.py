@@ -17,6 +17,8 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from diffad_jax.runs import files
+
 logger = logging.getLogger(__name__)
 # A process that is silent for so long is taken for dead, and JAX ends all others.
 HEARTBEAT_SECONDS = 30
@@ -84,7 +86,7 @@ def managed(environment: Mapping[str, str]) -> bool:
 
 def _on_tpu_vm(environment: Mapping[str, str]) -> bool:
     """Whether JAX found TPU chips and may ask the machine's metadata for its neighbours."""
-    platforms = jax.config.jax_platforms or ""
+    platforms = jax.config.values["jax_platforms"] or ""
     return "tpu" in platforms.split(",") and "TPU_SKIP_MDS_QUERY" not in environment
 
 
@@ -132,6 +134,23 @@ def by_the_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
         yield
 
 
+def check_same(what: str, value: str) -> None:
+    """Check that all processes have the same `value`; all must call it.
+
+    Raises:
+      ValueError: this process has another one than process 0; names both.
+    """
+    if jax.process_count() == 1:
+        return
+    text = np.frombuffer(value.encode().ljust(256)[:256], np.uint8)
+    first = bytes(multihost_utils.broadcast_one_to_all(text)).decode().strip()
+    differs = first != value
+    if anywhere(differs):
+        here = f"process {jax.process_index()} sees {value}, process 0 {first}"
+        told = here if differs else f"process 0 sees {first}, another process says what it sees"
+        raise ValueError(f"all processes must see the same {what}: {told}")
+
+
 def anywhere(flag: bool) -> bool:
     """Whether `flag` is true in any process; all must call it."""
     if jax.process_count() == 1:
@@ -151,9 +170,9 @@ def cache_compilations(workdir: epath.PathLike) -> None:
     JAX's own variables are respected: JAX_COMPILATION_CACHE_DIR is another place,
     JAX_ENABLE_COMPILATION_CACHE=false none.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = epath.Path(workdir)
-        if not folder.is_remote(workdir):
+        if not files.is_remote(workdir):
             folder = epath.Path(os.path.abspath(workdir))
         jax.config.update("jax_compilation_cache_dir", str(folder.parent / ".jax_cache"))
 

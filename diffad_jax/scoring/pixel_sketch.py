@@ -1,4 +1,4 @@
-"""Pixel-level measures of any number of pictures, in bounded memory and within 5e-4 of `metrics`.
+"""Pixel-level measures of any number of pictures in bounded memory, within 5e-4 of the exact.
 
 Scores are kept as `Points`: distinct float32 scores with what lies on each. Nothing is lost until
 there are more than `PENDING` pixels; then neighbouring scores are joined (a q-digest, Shrivastava
@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, UInt32
 
-from diffad_jax.scoring import metrics
+from diffad_jax.scoring.ranking import Ranking, next_lower, split_pixels, warn_of_empty
 
 PENDING = 2**20  # pixels kept as they are before neighbours are joined
 SHARE = 2.0**-13
@@ -64,7 +64,7 @@ class Pixels:
         rows = max(1, PENDING // max(1, maps[0].size)) if len(maps) else 1
         for start in range(0, len(maps), rows):
             part = slice(start, start + rows)
-            defective, good, weights = metrics.split_pixels(masks[part], maps[part])
+            defective, good, weights = split_pixels(masks[part], maps[part])
             self._defective.add(order_key(defective), np.stack([np.ones(weights.size), weights]))
             self._good.add(order_key(good), None)
 
@@ -73,23 +73,23 @@ class Pixels:
         self._defective.merge(other._defective.points())
         self._good.merge(other._good.points())
 
-    def ranking(self) -> metrics.Ranking:
+    def ranking(self) -> Ranking:
         """Counts at the scores of the defective pixels collected so far."""
         defective, good = self._defective.points(), self._good.points()
         sizes = {
             "defective": int(defective.masses[0].sum()),
             "good": int(good.masses[0].sum()),
         }
-        if metrics.warn_of_empty("pixels", **sizes):
+        if warn_of_empty("pixels", **sizes):
             defective = good = Points(np.zeros(0, np.uint32), np.zeros((2, 0)))
         scores, good_scores = from_order_key(defective.keys[::-1]), from_order_key(good.keys)
         hits, recall = np.cumsum(defective.masses[:, ::-1], axis=1)
         upto = np.append(0.0, np.cumsum(good.masses[0]))
         start = np.searchsorted(good_scores, scores, side="left")
         above = np.searchsorted(good_scores, scores, side="right")
-        return metrics.Ranking(
+        return Ranking(
             scores=scores,
-            below=metrics.next_lower(scores, good_scores, start),
+            below=next_lower(scores, good_scores, start),
             hits=np.rint(hits).astype(np.int64),
             false_alarms=np.rint(upto[-1] - upto[start]).astype(np.int64),
             false_alarms_above=np.rint(upto[-1] - upto[above]).astype(np.int64),

@@ -20,7 +20,8 @@ from etils import epath
 from jaxtyping import Float
 
 from diffad_jax.runs import files
-from diffad_jax.scoring import metrics
+from diffad_jax.scoring.identity import Identity
+from diffad_jax.scoring.ranking import between
 
 logger = logging.getLogger(__name__)
 MARGIN = 1e-6  # scores agree to that between batch sizes and devices
@@ -44,7 +45,7 @@ class Threshold:
     false_alarm_rate: share of the good test pictures that it calls defective (where there are none,
       of the held-out ones). With f1_max, or without test pictures, it was found with these very
       pictures: expect somewhat more false alarms on new ones.
-    step: of the checkpoint it belongs to.
+    identity: of the scores it was found on; it fits no others.
     """
 
     image: float
@@ -53,7 +54,7 @@ class Threshold:
     quantile: float | None
     pictures: int
     false_alarm_rate: float
-    step: int
+    identity: Identity
 
 
 def choose(
@@ -62,7 +63,7 @@ def choose(
     test: Good,
     held_out: Good,
     quantile: float,
-    step: int,
+    identity: Identity,
 ) -> Threshold | None:
     """The threshold of a checkpoint, with a word on where it comes from.
 
@@ -74,7 +75,7 @@ def choose(
       held_out: good training pictures kept out of training; where there are some, the quantile is
         theirs, else that of `test`.
       quantile: share of the good pictures that may be called good, in (0, 1).
-      step: of the checkpoint.
+      identity: of the scores.
 
     Returns:
       None where there is no F1 and no good picture.
@@ -95,18 +96,29 @@ def choose(
     origin = f"best F1 on {count} labelled" if by_f1 else f"quantile {quantile} of {count} {name}"
     logger.info(
         "threshold %.4g (%s pictures): false-alarm rate %.3f on %d good %s pictures",
-        *(image, origin, rate, judged.scores.size, of),
+        image,
+        origin,
+        rate,
+        judged.scores.size,
+        of,
     )
     if not by_f1 and quantile > 1 - 1 / count:
         logger.warning(
-            "%d good pictures tell no quantile above %.3f, and %.3f was asked for: the threshold "
-            "is just above their highest score, and new good pictures may exceed it; hold more out "
-            "(data.holdout)",
-            *(count, 1 - 1 / count, quantile),
+            "from %d good pictures no quantile above %.3f can be estimated, and %.3f was asked "
+            "for: the threshold is just above their highest score, and new good pictures may "
+            "exceed it; hold more out (data.holdout)",
+            count,
+            1 - 1 / count,
+            quantile,
         )
     return Threshold(
-        *(float(image), float(pixel), "f1_max" if by_f1 else "quantile"),
-        *(None if by_f1 else quantile, count, rate, step),
+        image=float(image),
+        pixel=float(pixel),
+        source="f1_max" if by_f1 else "quantile",
+        quantile=None if by_f1 else quantile,
+        pictures=int(count),
+        false_alarm_rate=rate,
+        identity=identity,
     )
 
 
@@ -119,7 +131,7 @@ def above(values: Float[np.ndarray, " n"], quantile: float) -> float:
     highest_good = np.sort(values)[values.size - 1 - allowed]
     higher = values[values > highest_good]
     if higher.size:
-        return float(metrics.between(higher.min(), highest_good))
+        return float(between(higher.min(), highest_good))
     return float(highest_good + MARGIN)
 
 
@@ -130,10 +142,9 @@ def path(workdir: epath.PathLike) -> epath.Path:
 
 def write(workdir: epath.PathLike, threshold: Threshold) -> None:
     """Write WORKDIR/threshold.json; a NaN becomes null, which JSON can hold."""
-    values = {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in dataclasses.asdict(threshold).items()
-    }
+    values = dataclasses.asdict(threshold)
+    for name in ("image", "pixel", "false_alarm_rate"):
+        values[name] = None if math.isnan(values[name]) else values[name]
     files.write(path(workdir), json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
@@ -150,6 +161,8 @@ def read(workdir: epath.PathLike) -> Threshold | None:
         values = json.loads(file.read_text())
         for name in ("image", "pixel", "false_alarm_rate"):
             values[name] = math.nan if values[name] is None else float(values[name])
-        return Threshold(**values)
+        return Threshold(**values | {"identity": Identity.from_dict(values["identity"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is not a threshold: {error}") from error
+        raise ValueError(
+            f"{file} is not a threshold of this version ({error}): --mode evaluate finds it anew"
+        ) from error

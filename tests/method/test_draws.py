@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from diffad_jax import evaluate
 from diffad_jax.method import steps, train_state
+from diffad_jax.scoring import scorer
 from tests.support import helpers, toy_model
 
 
@@ -24,14 +24,14 @@ def test_the_mean_over_draws(toy):
     network, key = train_state.define(config.model), jax.random.key(config.seed)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     image = jnp.asarray(images.astype(np.float32) / 255)
-    index = jnp.asarray(evaluate.noise_index(images))
+    index = jnp.asarray(scorer.noise_index(images))
     keys = [jax.random.fold_in(key, 2)]
     keys += [jax.random.fold_in(jax.random.fold_in(key, 3), j) for j in (1, 2)]
     judge = jax.jit(
         lambda key: steps.evaluate(
             variables,
             image,
-            steps.draw_evaluation(key, index, image, config),
+            steps.draw_evaluation(key, index, image, config.evaluate),
             network,
             config,
         )

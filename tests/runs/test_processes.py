@@ -26,7 +26,8 @@ def start(place, *arguments, signals=()):
     for index in (0, 1):
         options = [f"--cluster=localhost:{port},2,{index}", *(signals if index else ())]
         with open(place / f"log{index}", "w") as log:
-            command = [sys.executable, "-m", "tests.cluster_worker", *map(str, arguments), *options]
+            worker = [sys.executable, "-m", "tests.support.cluster_worker"]
+            command = [*worker, *map(str, arguments), *options]
             environment = folders.environment(place / "compiled")
             processes.append(
                 subprocess.Popen(command, cwd=folders.REPOSITORY, env=environment, stderr=log)

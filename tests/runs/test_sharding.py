@@ -135,7 +135,7 @@ def test_parts_of_a_batch_add_up(float64):
         networks, optimizer = train_state.define(config.model), optax.sgd(1.0)
         start = train_state.start(random_variables(config, np.float64), optimizer)
         batch = jax.device_put(random_batch(0, np.float64))
-        draws = steps.draw_training(jax.random.key(1), batch["image"], config)
+        draws = steps.draw_training(jax.random.key(1), batch["image"], config.diffusion)
         update = functools.partial(
             steps.update, networks=networks, optimizer=optimizer, config=config
         )

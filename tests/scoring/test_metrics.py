@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from diffad_jax.scoring import metrics
+from configs.schema import MEASURES
+from diffad_jax.scoring import metrics, ranking
 from tests.support import goldens_io
 
 CASES = ("smooth", "saturated", "ties")
@@ -80,7 +81,7 @@ def test_goldens(case):
         masks.any((1, 2)), golden[f"{case}/image_scores"], masks, golden[f"{case}/scores"]
     )
     assert set(got) == IMAGE | PIXEL
-    assert set(metrics.IMAGE_MEASURES + metrics.PIXEL_MEASURES) <= {k.split("/")[1] for k in golden}
+    assert set(MEASURES) <= {k.split("/")[1] for k in golden}
     for key, value in got.items():
         if f"{case}/{key}" in golden:
             assert value == pytest.approx(float(golden[f"{case}/{key}"]), abs=1e-6), key
@@ -90,13 +91,17 @@ def test_goldens(case):
 def test_against_sklearn_and_the_definition(seed):
     masks, maps = random_case(seed)
     labels, scores = masks.ravel(), maps.ravel()
-    assert metrics.auroc(labels, scores) == pytest.approx(
-        sklearn.metrics.roc_auc_score(labels, scores), abs=1e-12
-    )
+    got = metrics.of_pixels(ranking.rank_pixels(masks, maps))
+    area = sklearn.metrics.roc_auc_score(labels, scores)
+    assert got["pixel_auroc"] == pytest.approx(area, abs=1e-12)
+    assert metrics.auroc(labels, scores) == pytest.approx(area, abs=1e-12)
+    area = sklearn.metrics.average_precision_score(labels, scores)
+    assert got["pixel_ap"] == pytest.approx(area, abs=1e-12)
     assert metrics.average_precision(labels.astype(np.int32), scores) == pytest.approx(
-        sklearn.metrics.average_precision_score(labels, scores), abs=1e-12
+        area, abs=1e-12
     )
     f1, threshold = metrics.f1_max(labels, scores)
+    assert (got["pixel_f1_max"], got["pixel_f1_threshold"]) == (f1, threshold)
     assert f1 == pytest.approx(slow_f1_max(labels, scores), abs=1e-12)
     assert sklearn.metrics.f1_score(labels, scores >= threshold) == pytest.approx(f1, abs=1e-12)
     for limit in (0.05, 0.3, 1.0):
@@ -134,6 +139,7 @@ def test_only_the_order_of_scores_matters():
 
 
 def test_infinite_scores_rank_last_and_first():
+    """scikit-learn refuses them."""
     scores = np.array([-np.inf, 0.0, np.inf, np.inf])
     assert metrics.auroc(np.array([0, 0, 1, 1]), scores) == 1
     assert metrics.auroc(np.array([1, 0, 1, 0]), scores) == pytest.approx(0.375)
@@ -217,9 +223,9 @@ def slow_bootstrap(labels, scores, rounds):
     groups = [np.flatnonzero(labels == label) for label in (0, 1)]
     for _ in range(rounds):
         chosen = np.concatenate([rng.choice(group, group.size) for group in groups])
-        y, x = labels[chosen], scores[chosen]
-        measures = (metrics.auroc(y, x), metrics.average_precision(y, x), metrics.f1_max(y, x)[0])
-        results.append(measures)
+        table = ranking.rank_items(labels[chosen], scores[chosen], "pictures")
+        found = metrics.of_pixels(table)  # the same measures, of any items
+        results.append([found[f"pixel_{name}"] for name in ("auroc", "ap", "f1_max")])
     return np.percentile(results, (2.5, 97.5), axis=0).T
 
 
@@ -254,7 +260,7 @@ def test_intervals_cover():
 
 
 def test_the_mean_over_categories(caplog):
-    a = dict.fromkeys(metrics.IMAGE_MEASURES + metrics.PIXEL_MEASURES, 0.5)
+    a = dict.fromkeys(MEASURES, 0.5)
     b = {name: 0.75 for name in metrics.IMAGE_MEASURES} | {"pixel_ap": float("nan")}
     b["image_f1_threshold"] = 0.1  # means of thresholds mean nothing
     got = metrics.mean({"bottle": a, "screw": b})

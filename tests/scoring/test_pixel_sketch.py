@@ -1,4 +1,4 @@
-"""The streaming form against the exact one, on scores of every shape."""
+"""The sketch in bounded memory against the exact table and scikit-learn, scores of every shape."""
 
 import logging
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from diffad_jax.scoring import metrics, pixel_sketch
+from diffad_jax.scoring import metrics, pixel_sketch, ranking
 from tests.support import goldens_io
 
 CLOSE = 5e-4
@@ -26,7 +26,7 @@ def collect(masks, maps, batch=3):
 
 
 def compare(masks, maps, found, tolerance=CLOSE):
-    exact = metrics.of_pixels(metrics.rank_pixels(masks, maps))
+    exact = metrics.of_pixels(ranking.rank_pixels(masks, maps))
     for name in metrics.PIXEL_MEASURES:
         assert found[name] == pytest.approx(exact[name], abs=tolerance), name
     # The threshold may be another of nearly the same F1, but it is one that reaches it.
@@ -46,7 +46,7 @@ def test_goldens(case, joining):
 def test_few_pixels_are_not_changed_at_all():
     golden = goldens_io.load("metrics")
     masks, maps = golden["ties/masks"], golden["ties/scores"].astype(np.float32)
-    exact, found = metrics.rank_pixels(masks, maps), collect(masks, maps).ranking()
+    exact, found = ranking.rank_pixels(masks, maps), collect(masks, maps).ranking()
     for name in ("scores", "below", "hits", "false_alarms", "false_alarms_above"):
         np.testing.assert_array_equal(getattr(found, name), getattr(exact, name), name)
     np.testing.assert_allclose(found.recall, exact.recall, rtol=1e-12)
@@ -193,9 +193,11 @@ def test_the_number_of_points_does_not_grow_with_the_pictures(joining, monkeypat
 
 def test_a_large_batch_is_taken_in_parts(joining, monkeypatch):
     taken = []
-    split = metrics.split_pixels
+    split = ranking.split_pixels
     monkeypatch.setattr(
-        metrics, "split_pixels", lambda masks, maps: taken.append(maps.size) or split(masks, maps)
+        pixel_sketch,
+        "split_pixels",
+        lambda masks, maps: taken.append(maps.size) or split(masks, maps),
     )
     masks, z = blobs(np.random.default_rng(0), count=9, size=40)
     collect(masks, z.astype(np.float32), 9)

@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 
 from diffad_jax.scoring import threshold
+from diffad_jax.scoring.identity import identify
+from tests.support import helpers
 
-FOUND = threshold.Threshold(1 / 3, math.nan, "quantile", 0.995, 20, math.nan, 7)
+IDENTITY = identify(helpers.parsed(), 7, "0123456789ab")
+FOUND = threshold.Threshold(1 / 3, math.nan, "quantile", 0.995, 20, math.nan, IDENTITY)
 
 
 def test_what_is_written_is_read(tmp_path):
     assert threshold.read(tmp_path) is None
     threshold.write(tmp_path, FOUND)
     assert str(threshold.read(tmp_path)) == str(FOUND)  # NaN is not equal to itself
-    labelled = threshold.Threshold(0.25, 0.5, "f1_max", None, 83, 0.05, 9)
+    labelled = threshold.Threshold(0.25, 0.5, "f1_max", None, 83, 0.05, IDENTITY)
     threshold.write(tmp_path, labelled)
     assert threshold.read(tmp_path) == labelled
 
@@ -54,25 +57,25 @@ def test_equal_scores_stay_together():
 def test_held_out_pictures_come_before_good_test_pictures():
     unknown = {"image_f1_threshold": math.nan}
     test, held_out = good(50), good(40, seed=1)
-    found = threshold.choose(unknown, 50, test, held_out, 0.9, 3)
+    found = threshold.choose(unknown, 50, test, held_out, 0.9, IDENTITY)
     assert found.image == threshold.above(held_out.scores, 0.9)
     assert found.pixel == threshold.above(held_out.peaks, 0.9)
     assert found.false_alarm_rate == np.mean(test.scores >= found.image)
-    assert (found.pictures, found.step, found.quantile) == (40, 3, 0.9)
-    alone = threshold.choose(unknown, 50, test, NOTHING, 0.9, 3)
+    assert (found.pictures, found.identity, found.quantile) == (40, IDENTITY, 0.9)
+    alone = threshold.choose(unknown, 50, test, NOTHING, 0.9, IDENTITY)
     assert alone.image == threshold.above(test.scores, 0.9)
     assert alone.false_alarm_rate == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("count", "said"), [(199, True), (200, False)])
 def test_too_few_pictures_for_the_quantile_are_said(count, said, caplog):
-    threshold.choose({"image_f1_threshold": math.nan}, 0, NOTHING, good(count), 0.995, 3)
-    assert ("199 good pictures tell no quantile above 0.995" in caplog.text) == said
+    threshold.choose({"image_f1_threshold": math.nan}, 0, NOTHING, good(count), 0.995, IDENTITY)
+    assert ("from 199 good pictures no quantile above 0.995" in caplog.text) == said
 
 
 def test_labelled_pictures_need_no_quantile(caplog):
     known = {"image_f1_threshold": 0.5, "pixel_f1_threshold": 0.25}
-    found = threshold.choose(known, 83, good(20), NOTHING, 0.995, 3)
+    found = threshold.choose(known, 83, good(20), NOTHING, 0.995, IDENTITY)
     rate = float(np.mean(good(20).scores >= 0.5))
-    assert found == threshold.Threshold(0.5, 0.25, "f1_max", None, 83, rate, 3)
+    assert found == threshold.Threshold(0.5, 0.25, "f1_max", None, 83, rate, IDENTITY)
     assert not caplog.text  # nothing to warn of

@@ -1,0 +1,87 @@
+"""Which pictures a run trains on, and which it holds out: written down once, checked ever after."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+from diffad_jax.runs import files, folder
+from input_pipeline.datasets import Category, Textures
+from input_pipeline.on_disk import Pictures
+
+_SHOWN = 3  # names in a message
+
+
+def claim(workdir: epath.PathLike, category: Category, textures: Textures) -> None:
+    """Note which pictures a run trains on and which it holds out, or check that they are the same.
+
+    Where they lie does not matter; their names, sizes and times of change do.
+
+    Raises:
+      ValueError: a picture is gone, new or another than when the run began; names it.
+    """
+    path = epath.Path(workdir) / folder.PICTURES
+    now = {"train": _stamps(category.train), "held_out": _stamps(category.held_out)}
+    others = {"textures": textures.fingerprint, "parts": category.train.parts_stamp}
+    if not path.exists():
+        files.write(path, json.dumps(now | others, indent=0) + "\n")
+        return
+    before = _read(path)
+    for split, where in (("train", "trains on"), ("held_out", "holds out")):
+        if problem := _changed(before.get(split, {}), now[split]):
+            raise ValueError(
+                f"the pictures that {workdir} {where} have changed since it began: {problem}; put "
+                f"them back ({category.folder}), or start another --workdir"
+            )
+    for key, which in (("textures", "of data.textures"), ("parts", f"in {category.folder}/thresh")):
+        if before.get(key) != others[key]:
+            raise ValueError(
+                f"the pictures {which} have changed since {workdir} began (fingerprint "
+                f"{before.get(key)}, now {others[key]}): put them back, or start another --workdir"
+            )
+
+
+def check_held_out(workdir: epath.PathLike, category: Category) -> None:
+    """Check that the run was not trained on what is held out of training now.
+
+    Raises:
+      ValueError: it was trained on such a picture; names it.
+    """
+    path = epath.Path(workdir) / folder.PICTURES
+    trained = _read(path)["train"] if path.exists() else {}
+    both = [name for name in category.held_out.names if name in trained]
+    if both:
+        raise ValueError(
+            f"{_some(both)} cannot be held out: {workdir} was trained on it; evaluate with the "
+            "data.holdout and the pictures of the training"
+        )
+
+
+def _stamps(pictures: Pictures) -> dict[str, str]:
+    return dict(zip(pictures.names, pictures.stamps, strict=True))
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What is different between two sets of stamped names, in words; '' for nothing."""
+    kinds = {
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "another file": [name for name in now if before.get(name, now[name]) != now[name]],
+    }
+    return "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _read(path: epath.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+        return {"train": dict(found["train"])} | found
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}): start another --workdir") from error

@@ -1,0 +1,238 @@
+"""The model that judges: weights, key, mesh and compiled step, made once by whoever scores.
+
+Training, evaluation and prediction all score through a `Scorer`, so a picture has one score.
+"""
+
+import dataclasses
+import tempfile
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Float32, Int32, UInt8
+
+from configs.schema import Config, ModelConfig
+from diffad_jax.method import jitted, optim
+from diffad_jax.method.steps import Judgement
+from diffad_jax.method.train_state import TrainState, Variables, define, init
+from diffad_jax.runs import checkpoint, folder, sharding
+from diffad_jax.scoring.results import Judged
+from input_pipeline.on_disk import Pictures, chunks
+
+FOLDERS = {"last": checkpoint.LAST, "best": checkpoint.BEST}  # by evaluate.checkpoint
+
+
+class Found(NamedTuple):
+    """What the model says about n pictures, on the host, all in [0, 1]."""
+
+    score: Float32[np.ndarray, " n"]
+    anomaly_map: Float32[np.ndarray, "n s s 1"]
+    reconstruction: Float32[np.ndarray, "n s s 3"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer:
+    """Judges pictures of the model's own size; compiles at its first batch.
+
+    config: of the run; `evaluate` decides how a picture is scored.
+    mesh: the devices; a batch is split over them.
+    key: that all noise follows from, on every device.
+    judge_batch: the compiled step.
+    variables: the weights, on every device. step: of training, which they belong to.
+    """
+
+    config: Config
+    mesh: Mesh
+    key: jax.Array
+    judge_batch: jitted.EvaluateStep
+    variables: Variables
+    step: int
+
+    def holding(self, state: TrainState) -> "Scorer":
+        """The same with the weights of another state; nothing is compiled again."""
+        step = int(jax.device_get(state.step))
+        return dataclasses.replace(self, variables=weights(state, self.config), step=step)
+
+    @property
+    def batch_size(self) -> int:
+        """`evaluate.batch_size`, rounded up to a multiple of the devices."""
+        return self.padded(self.config.evaluate.batch_size)
+
+    def padded(self, size: int) -> int:
+        """A batch size rounded up to a multiple of the devices."""
+        return -(-size // self.mesh.size) * self.mesh.size
+
+    def start(self, images: UInt8[np.ndarray, "n s s 3"], size: int) -> Judgement:
+        """Hand up to `size` pictures to the devices, without waiting for what they find.
+
+        The batch is filled up to `size` (see `padded`) by repeating the last picture.
+        """
+        missing = size - len(images)
+        pictures = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)], mode="edge")
+        inputs = (in_unit_range(pictures), noise_index(pictures))
+        image, index = (sharding.share(part, self.mesh) for part in inputs)
+        return self.judge_batch(self.variables, image, index, self.key)
+
+    def batch(self, images: UInt8[np.ndarray, "n s s 3"], size: int | None = None) -> Found:
+        """Judge at most a batch of pictures: `size`, else `batch_size`."""
+        return fetch(self.start(images, size or self.batch_size), len(images))
+
+    def stream(self, images: UInt8[np.ndarray, "n s s 3"]) -> Iterator[Found]:
+        """Judge any number, batch by batch; the next one is under way while one is looked at."""
+        running: tuple[Judgement, int] | None = None
+        for start in range(0, len(images), self.batch_size):
+            some = images[start : start + self.batch_size]
+            started = self.start(some, self.batch_size), len(some)
+            if running is not None:
+                yield fetch(*running)
+            running = started
+        if running is not None:
+            yield fetch(*running)
+
+    def judge(self, pictures: Pictures) -> Judged:
+        """Run every picture through the model.
+
+        The noise of a picture is a function of (key, the picture), so neither the batch size, the
+        number of devices nor the other pictures change its score. Of more than
+        `evaluate.exact_pictures`, maps and reconstructions lie in temporary files, read where they
+        are looked at.
+
+        Raises:
+          OSError: the disk of temporary files is full.
+        """
+        images = pictures.images
+        in_memory = len(images) <= self.config.evaluate.exact_pictures
+        scores = Rows((), np.float64)
+        maps = Rows(images.shape[1:3], np.float32, in_memory)
+        reconstructions = Rows(images.shape[1:], np.uint8, in_memory)
+        if not isinstance(images, np.ndarray):  # read by index from disk; reports pick single ones
+            copy = Rows(images.shape[1:], np.uint8, in_memory)
+            for rows in chunks(len(images)):
+                copy.append(images[rows])
+            images = copy.array()
+        for judged in self.stream(images):
+            scores.append(judged.score)
+            maps.append(judged.anomaly_map[..., 0])
+            reconstructions.append(np.round(judged.reconstruction * 255))
+        return Judged(
+            names=pictures.names,
+            defects=pictures.defects,
+            labels=pictures.labels,
+            scores=scores.array(),
+            maps=maps.array(),
+            images=images,
+            reconstructions=reconstructions.array(),
+            masks=pictures.masks,
+            has_mask=pictures.has_mask,
+        )
+
+
+def fresh(config: Config, mesh: Mesh, state: TrainState) -> Scorer:
+    """A scorer of a state that is on the devices."""
+    runnable = dataclasses.replace(config, model=on_these_devices(config.model, mesh))
+    judge_batch = jitted.evaluate_step(define(runnable.model), runnable, mesh)
+    key, variables = run_key(config.seed, mesh), weights(state, config)
+    return Scorer(runnable, mesh, key, judge_batch, variables, int(jax.device_get(state.step)))
+
+
+def restored(
+    config: Config, workdir: epath.PathLike, mesh: Mesh, step: int | None = None
+) -> Scorer:
+    """A scorer of a run's checkpoint: the newest, or the one of `step`, as its threshold needs.
+
+    Raises:
+      ValueError: no run, no such checkpoint, or a run of another model.
+    """
+    folder.check_model(workdir, config)
+    name = FOLDERS[config.evaluate.checkpoint]
+    with checkpoint.Checkpoints(workdir, writer=False, name=name) as checkpoints:
+        if step is not None and step not in checkpoints.steps:
+            raise ValueError(
+                f"the threshold of {workdir} was found at step {step}, but there are only "
+                f"checkpoints of {checkpoints.steps}: run --mode evaluate, or give --threshold"
+            )
+        return fresh(config, mesh, checkpoints.restore(restore_target(config, mesh), step))
+
+
+def restore_target(config: Config, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and placement of a checkpoint of this configuration."""
+    # Only the structure of the optimizer's state matters here, not the length of its schedule.
+    optimizer = optim.optimizer(config, total_steps=1)
+    shapes = jax.eval_shape(lambda: init(config, optimizer, jax.random.key(config.seed)))
+    return checkpoint.abstract(shapes, sharding.replicated(mesh))
+
+
+def on_these_devices(model: ModelConfig, mesh: Mesh) -> ModelConfig:
+    """The same model where its attention kernel may be missing: cuDNN's is on CUDA GPUs alone."""
+    if mesh.devices.flat[0].platform == "gpu":
+        return model
+    return dataclasses.replace(model, attention="xla")
+
+
+def weights(state: TrainState, config: Config) -> Variables:
+    """The weights that `evaluate.weights` names: averaged ('ema') or those of the last step."""
+    return state.ema if config.evaluate.weights == "ema" else state.variables
+
+
+def run_key(seed: int, mesh: Mesh) -> jax.Array:
+    """The key that all of a run's draws follow from, on every device."""
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=sharding.replicated(mesh))()
+
+
+def noise_index(images: UInt8[np.ndarray, "n s s 3"]) -> Int32[np.ndarray, " n"]:
+    """What the noise of a picture follows from in `steps.evaluate_step`: 31 bits of its CRC-32.
+
+    A function of the picture alone, as the networks see it (resized, 8 bit): not of its name, nor
+    of its place among others.
+    """
+    hashes = [zlib.crc32(image.tobytes()) & 0x7FFFFFFF for image in images]
+    return np.array(hashes, np.int32)
+
+
+def in_unit_range(images: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n s s 3"]:
+    """0..255 to [0, 1]."""
+    return images.astype(np.float32) / np.float32(255)
+
+
+def fetch(judged: Judgement, count: int) -> Found:
+    """The first `count` results of a batch, once they are there."""
+    parts = jax.device_get((judged.score, judged.anomaly_map, judged.reconstruction))
+    return Found(*(part[:count] for part in parts))
+
+
+class Rows:
+    """Rows of one shape and dtype, collected into an array: in memory, or in a temporary file.
+
+    The file has no name, so nothing is left of it once the array is gone, however that comes.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype, in_memory: bool = True):
+        self._shape, self._dtype, self._count = shape, np.dtype(dtype), 0
+        self._parts: list[np.ndarray] = []
+        self._file = None if in_memory else tempfile.TemporaryFile()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows; their values are converted.
+
+        Raises:
+          OSError: the disk of temporary files (TMPDIR) is full.
+        """
+        rows = rows.astype(self._dtype)
+        self._count += len(rows)
+        if self._file is None:
+            self._parts.append(rows)
+        else:
+            self._file.write(rows.tobytes())
+
+    def array(self) -> np.ndarray:
+        """All rows, once; read-only where they lie in a file."""
+        shape = (self._count, *self._shape)
+        if self._file is None:
+            return np.concatenate([np.empty((0, *self._shape), self._dtype), *self._parts])
+        with self._file as file:  # the map keeps it open
+            file.flush()
+            return np.memmap(file, self._dtype, "r", shape=shape)
