@@ -1,5 +1,5 @@
 # make quickstart   set up, make pictures, train, evaluate, show where the report is
-# make test         set up, check style, run the tests
+# make test         set up, check style and types, run the tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: quickstart test lint format clean
 
 quickstart: $(VENV)/run.stamp
-	$(BIN)/python -m input_pipeline.product_photos --output data/quickstart
+	$(BIN)/python -m input_pipeline.quickstart --output data/quickstart
 	$(BIN)/python -m diffad_jax.main --config configs/quickstart.py --workdir runs/quickstart
 	@echo "Open $$(ls -d runs/quickstart/eval/*/ | sort -V | tail -n 1)report.html"
 
@@ -17,6 +17,7 @@ test: lint
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .

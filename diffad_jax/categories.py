@@ -256,7 +256,7 @@ def _ended(job: Job, mode: str, stopping: bool) -> bool:
 def _tell(jobs: Sequence[Job]) -> None:
     """SIGTERM to each running process, once."""
     for job in jobs:
-        if job.state == "running" and not job.told:
+        if job.process is not None and not job.told:
             job.process.terminate()
             job.told = True
 

@@ -1,127 +1,208 @@
-"""The arguments of the command line, checked; what is wrong with them is one line."""
+"""The modes of the command line, the flags that each uses, and the help about them."""
 
-import logging
-import sys
+import dataclasses
+import functools
+import pathlib
+import textwrap
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import absl.logging
-import ml_collections
-from absl import app
+from absl import flags as absl_flags
+from ml_collections import config_flags
 
-from configs import schema, stored
-from diffad_jax.runs import folder
+import configs
 
-# Modes that work on a finished run, whose own configuration is the default.
-STORED = ("evaluate", "predict")
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the flags; a misspelt config key is a line that names the nearest one."""
-    try:
-        for argument in argv[1:]:
-            name = argument.partition("=")[0].lstrip("-")
-            if name.startswith("config."):
-                schema.check_key(name.removeprefix("config."))
-        sys.argv = config_first(with_config(argv))  # where the overrides are looked for
-        return app.parse_flags_with_usage(sys.argv)
-    except (ValueError, OSError) as error:  # OSError: an override of a file that is not there
-        sys.exit(f"ValueError: {' '.join(str(error).split())}")
+DEFAULT_MODE = "train"
+PACKAGED = pathlib.Path(configs.__file__).parent
 
 
-def set_log_levels() -> None:
-    """Ours speak, the libraries only warn."""
-    absl.logging.set_verbosity(absl.logging.WARNING)
-    for package in ("diffad_jax", "input_pipeline"):
-        logging.getLogger(package).setLevel(logging.INFO)
+class Flag(NamedTuple):
+    """One flag: what stands for its value in the help, and what it means."""
+
+    value: str
+    text: str
+    define: Callable[..., Any] = absl_flags.DEFINE_string
+    default: int | None = None
 
 
-def with_config(argv: list[str]) -> list[str]:
-    """The arguments, and the run's own configuration where a finished run comes without one.
+_count = functools.partial(absl_flags.DEFINE_integer, lower_bound=1)
+_from_zero = functools.partial(absl_flags.DEFINE_integer, lower_bound=0)
 
-    Raises:
-      ValueError: the workdir holds no run.
-    """
-    workdir = given(argv, "workdir")
-    if given(argv, "mode") not in STORED or not workdir or given(argv, "config"):
-        return argv
-    folder.read_config(workdir)
-    return [argv[0], f"--config={stored.__file__}:{workdir}", *argv[1:]]
+TABLE = {
+    "config": Flag("FILE", "a configuration: a file, or a packaged one, such as default or small"),
+    "workdir": Flag("DIR", "the run's folder, local or gs://"),
+    "input": Flag("PICTURES", "a picture, a folder with all folders in it, or a pattern in quotes"),
+    "output": Flag("PATH", "where the results go"),
+    "threshold": Flag(
+        "SCORE",
+        "the lowest score of a defective picture; default: what --mode evaluate found",
+        absl_flags.DEFINE_float,
+    ),
+    "checkpoint": Flag("FILE", "what the authors' training code saved, such as params-last.pt"),
+    "count": Flag("N", "pictures on the page", _count, 24),
+    "first_step": Flag("N", "the first step shown, counted from 0", _from_zero, 0),
+    "workers": Flag(
+        "N",
+        "categories at a time, with --config.data.category=all; 0: one per GPU or TPU chip",
+        _from_zero,
+        0,
+    ),
+    "coordinator": Flag("HOST:PORT", "address of process 0 of a job of several processes"),
+    "num_processes": Flag("N", "number of processes in the job; 1 disables multi-host", _count),
+    "process_id": Flag("I", "index of this process, from 0", _from_zero),
+}
 
 
-def config_first(argv: list[str]) -> list[str]:
-    """The arguments with --config before its overrides, which mean nothing without it."""
-    first, rest, words = [], [], iter(argv[1:])
-    for word in words:
-        if word in ("--config", "-config"):
-            first += [word, *(value for value in [next(words, None)] if value is not None)]
-        elif word.startswith(("--config=", "-config=")):
-            first.append(word)
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """One thing the program does, and the flags it uses."""
+
+    summary: str
+    needs: tuple[str, ...]
+    takes: tuple[str, ...] = ()
+    words: dict[str, str] = dataclasses.field(default_factory=dict)  # flag -> its text here
+    own_config: bool = False  # the configuration stored in --workdir is the default
+    examples: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of all its flags."""
+        return self.needs + self.takes
+
+
+_HOSTS = ("coordinator", "num_processes", "process_id")
+_OWN = {"config": "another configuration of the same model; default: the run's own"}
+_PARTS = "--config.data.root=parts --config.data.category=screw"
+
+MODES = {
+    "train": Mode(
+        "train a run, or continue one where it stopped (the default)",
+        ("config", "workdir"),
+        ("workers", *_HOSTS),
+        examples=(
+            f"--config default {_PARTS} --workdir runs/screw",
+            "--config small --config.data.root=parts --config.data.category=all --workdir runs/all",
+        ),
+    ),
+    "evaluate": Mode(
+        "score the test pictures with a run's newest checkpoint; write a report",
+        ("workdir",),
+        ("config", "workers", *_HOSTS),
+        _OWN,
+        own_config=True,
+        examples=("--workdir runs/screw", "--workdir runs/screw --config.evaluate.draws=4"),
+    ),
+    "predict": Mode(
+        "say of each picture whether it is defective, and where",
+        ("workdir", "input", "output"),
+        ("config", "threshold", "num_processes"),
+        _OWN | {"output": "folder for predictions.csv, predictions.jsonl, maps and overlays"},
+        own_config=True,
+        examples=(
+            "--workdir runs/screw --input photos --output results",
+            "--workdir runs/screw --input 'photos/*.png' --output results --threshold=0.3",
+        ),
+    ),
+    "compare": Mode(
+        "one table of several runs: Markdown, LaTeX, CSV, HTML",
+        ("workdir",),
+        ("output",),
+        {
+            "workdir": "a run, a folder of runs, or a pattern in quotes",
+            "output": "folder for the tables; default: the nearest folder that holds all the runs",
+        },
+        examples=("--workdir 'runs/*' --output comparison",),
+    ),
+    "check": Mode(
+        "before training: read every file of the data set and list what is wrong with it",
+        ("config",),
+        examples=(f"--config default {_PARTS}",),
+    ),
+    "preview": Mode(
+        "before training: a page of the pictures that training will see",
+        ("config", "output"),
+        ("count", "first_step"),
+        {"output": "the page, an HTML file"},
+        examples=(f"--config default {_PARTS} --output preview.html",),
+    ),
+    "foregrounds": Mode(
+        "before training: an overview of where the part was found in each picture",
+        ("config", "output"),
+        words={"output": "the overview, a PNG file"},
+        examples=(f"--config default {_PARTS} --output foregrounds.png",),
+    ),
+    "prepare": Mode(
+        "decode and resize the pictures into the cache, for hosts that have only the cache",
+        ("config",),
+        examples=(f"--config default {_PARTS} --config.data.cache_dir=gs://bucket/prepared",),
+    ),
+    "import": Mode(
+        "make a run from a checkpoint of the authors' PyTorch code",
+        ("checkpoint", "config", "workdir"),
+        words={
+            "config": "the configuration that describes the trained model, its heads included",
+            "workdir": "the new run's folder, local or gs://",
+        },
+        examples=("--checkpoint params-last.pt --config default --workdir runs/theirs",),
+    ),
+}
+
+
+def define() -> None:
+    """Define all flags in absl's FLAGS."""
+    absl_flags.DEFINE_enum("mode", DEFAULT_MODE, list(MODES), "What to do; see --help.")
+    for name, flag in TABLE.items():
+        if name == "config":
+            config_flags.DEFINE_config_file(name, None, flag.text)
         else:
-            rest.append(word)
-    return [*argv[:1], *first, *rest]
+            flag.define(name, flag.default, flag.text)
 
 
-def given(argv: list[str], name: str) -> str | None:
-    """The value of --name among unparsed arguments, or None."""
-    for argument, following in zip(argv[1:], [*argv[2:], None], strict=True):
-        flag, equals, value = argument.partition("=")
-        if flag in (f"--{name}", f"-{name}"):
-            return value if equals else following
-    return None
+def overview(program: str) -> str:
+    """The help about all modes."""
+    modes = [f"  {name:<12} {mode.summary}" for name, mode in MODES.items()]
+    return "\n".join(
+        (
+            "Find defects in pictures of products after training on good ones.",
+            f"\nusage: {program} --mode MODE [flags]\n\nmodes:",
+            *modes,
+            f"\n{program} --help MODE   a mode's flags, with examples (or --mode MODE --help)",
+            f"{program} --helpfull    every flag there is, of the libraries too",
+            "\nExit status: 0 done; 1 wrong use or nothing to do, the last line says what; 3 "
+            "predict is\ndone, but some pictures could not be read, which predictions.csv names.",
+        )
+    )
 
 
-def check(mode: str, pictures: str | None, output: str | None) -> None:
-    """Raise ValueError where predict is not told what to read and where to write."""
-    if mode == "predict" and not (pictures and output):
-        raise ValueError("--mode predict needs --input (pictures) and --output (a folder)")
+def help_of(name: str, program: str) -> str:
+    """The help about one mode."""
+    mode = MODES[name]
+    needed = " ".join(f"--{flag} {TABLE[flag].value}" for flag in mode.needs)
+    lines = [f"{name}: {mode.summary}", f"\nusage: {program} --mode {name} {needed} [flags]\n"]
+    for title, names in (("required:", mode.needs), ("optional:", mode.takes)):
+        rows = [(f"--{flag} {TABLE[flag].value}", _text(flag, mode)) for flag in names]
+        if title == "optional:" and "config" in mode.flags:
+            where = f"one value of --config; {PACKAGED / 'default.py'} says what each key means"
+            rows.insert(0, ("--config.KEY=VALUE", where))
+        lines += [title] if rows else []
+        lines += [_row(flag, text) for flag, text in rows]
+    lines += ["\nexamples:", *(_command(f"{program} --mode {name} {e}") for e in mode.examples)]
+    return "\n".join(lines)
 
 
-def read_config(mode: str, config: ml_collections.ConfigDict | None) -> schema.Config | None:
-    """What --config and its overrides say; None where the mode needs none.
-
-    Raises:
-      ValueError: it is missing, there is no such file, or as `config.parse`.
-    """
-    if mode == "compare":
-        return None
-    if config is None:
-        raise ValueError("--config is missing: give a file of configs/")
-    try:
-        return schema.parse(config)
-    except OSError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+def _text(flag: str, mode: Mode) -> str:
+    text, default = mode.words.get(flag, TABLE[flag].text), TABLE[flag].default
+    return text if default is None else f"{text} (default: {default})"
 
 
-def several(mode: str, config: schema.Config | None) -> bool:
-    """Whether more than one category is to be run: 'all', or a list with commas."""
-    if config is None or mode not in ("train", "evaluate"):
-        return False
-    return config.data.category == "all" or "," in config.data.category
+def _command(text: str) -> str:
+    """A command on lines that a shell takes as one."""
+    lines = textwrap.wrap(text, 96, break_long_words=False, break_on_hyphens=False)
+    return "  " + " \\\n      ".join(lines)
 
 
-def call(
-    mode: str,
-    config: schema.Config | None,
-    workdir: str,
-    pictures: str | None,
-    output: str | None,
-    threshold: float | None,
-) -> int:
-    """Do what --mode says, importing only what it needs; returns the exit status."""
-    if mode == "train":
-        from diffad_jax import train
-
-        train.run(config, workdir)
-    elif mode == "evaluate":
-        from diffad_jax import evaluate
-
-        evaluate.run(config, workdir)
-    elif mode == "predict":
-        from diffad_jax import predict
-
-        if predict.run(workdir, pictures, output, config, threshold):
-            return predict.UNREADABLE
-    else:
-        from diffad_jax import compare
-
-        compare.run([workdir], output)
-    return 0
+def _row(flag: str, text: str) -> str:
+    indent = " " * 27
+    return textwrap.fill(
+        text, 100, initial_indent=f"  {flag:<24} ", subsequent_indent=indent, break_on_hyphens=False
+    )

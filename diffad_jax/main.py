@@ -1,17 +1,11 @@
-"""Command line: train (or go on training), evaluate, predict, compare.
+"""The command line: parses the flags, then calls the library.
 
-python -m diffad_jax.main --config configs/default.py --workdir runs/bottle
-python -m diffad_jax.main --mode evaluate --workdir runs/bottle
-python -m diffad_jax.main --mode predict --workdir runs/bottle --input photos --output results
-python -m diffad_jax.main --mode compare --workdir 'runs/*' --output comparison
+    python -m diffad_jax.main --config configs/default.py --workdir runs/bottle
+    python -m diffad_jax.main --mode evaluate --workdir runs/bottle
+    python -m diffad_jax.main --mode predict --workdir runs/bottle --input photos --output results
+    python -m diffad_jax.main --help
 
-predict writes predictions.csv and .jsonl (picture, score, threshold, verdict, width, height, boxes,
-map, overlay, error), maps/ (16-bit PNG, anomaly = value / 65535; or float32 .npy with
---config.predict.maps=npy) and overlays/. Pictures larger than the model are resized whole, as in
-training, or cut into tiles that share --config.predict.tile_overlap=0.25 of their width.
-
-Exit status: 0 done; 1 wrong use or nothing to do, the last line says what; 3 predict is done, but
-some pictures could not be read, which predictions.csv names.
+`diffad` is the same program, where the package is installed.
 """
 
 import sys
@@ -20,62 +14,113 @@ from absl import app
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from diffad_jax import flags
+from configs import schema, stored
+from diffad_jax import arguments
 
-MODES = ("train", "evaluate", "predict", "compare")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "A file of configs/; override a key with --config.data.category=bottle. evaluate and predict "
-    "take the run's own by default.",
-)
-_WORKDIR = absl_flags.DEFINE_string(
-    "workdir", None, "The run's folder, local or gs://; training goes on where it stopped."
-)
-_MODE = absl_flags.DEFINE_enum("mode", "train", MODES, "All but train use the newest checkpoint.")
-_INPUT = absl_flags.DEFINE_string(
-    "input", None, "predict: a picture, a folder with all in it, or a glob pattern in quotes."
-)
-_OUTPUT = absl_flags.DEFINE_string("output", None, "predict, compare: the folder for the results.")
-_THRESHOLD = absl_flags.DEFINE_float(
-    "threshold", None, "predict: the least score of a defective picture; else what evaluate found."
-)
-_COORDINATOR = absl_flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several.")
-_NUM_PROCESSES = absl_flags.DEFINE_integer(
-    "num_processes", None, "Of all hosts; 1: never join others."
-)
-_PROCESS_ID = absl_flags.DEFINE_integer("process_id", None, "This process's, from 0.")
-_WORKERS = absl_flags.DEFINE_integer(
-    "workers", 0, "Categories at a time (--config.data.category=all); 0: one a GPU or TPU chip."
-)
+FLAGS = absl_flags.FLAGS
+# What the user or the machine can mend is told in a line; everything else is ours: a traceback.
+TOLD_IN_A_LINE = (ValueError, FloatingPointError, OSError)
 
 
-def main(argv: list[str]) -> None:
-    """Check the arguments, then call the library."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    flags.set_log_levels()
+def run() -> None:
+    """Do what the command line says, and exit."""
+    app.run(main, flags_parser=arguments.parse)
+
+
+def main(_: list[str]) -> None:
+    """Do what the parsed flags say, and exit."""
+    arguments.set_log_levels()
     try:
-        flags.check(_MODE.value, _INPUT.value, _OUTPUT.value)
-        config = flags.read_config(_MODE.value, _CONFIG.value)
-        if flags.several(_MODE.value, config):
-            from diffad_jax import categories
-
-            arguments = (_WORKDIR.value, sys.argv[1:], _MODE.value, _WORKERS.value)
-            categories.run(config, *arguments)
-            return
-        # JAX and TensorFlow are imported late, so --help and a wrong argument answer at once.
-        from diffad_jax.runs import processes
-
-        with processes.joined(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
-            processes.cache_compilations(_WORKDIR.value)
-            files = (_WORKDIR.value, _INPUT.value, _OUTPUT.value)
-            status = flags.call(_MODE.value, config, *files, _THRESHOLD.value)
-    except (ValueError, FloatingPointError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        status = call(FLAGS.mode)
+    except TOLD_IN_A_LINE as error:
+        arguments.fail(error)
     sys.exit(status)
 
 
+def call(mode: str) -> int:
+    """Call the mode's library, importing no more than it needs; returns the exit status."""
+    if mode == "compare":
+        from diffad_jax import compare
+
+        compare.run([FLAGS.workdir], FLAGS.output)
+        return 0
+    config = schema.parse(FLAGS.config)
+    if mode == "import":
+        from diffad_jax import import_torch
+
+        import_torch.run(FLAGS.checkpoint, config, FLAGS.workdir)
+        return 0
+    if mode in ("train", "evaluate", "predict"):
+        return _with_jax(mode, config)
+    return _before_training(mode, config)
+
+
+def _with_jax(mode: str, config: schema.Config) -> int:
+    """Train, evaluate or predict."""
+    if mode != "predict" and several(config.data.category):
+        from diffad_jax import categories
+
+        categories.run(config, FLAGS.workdir, sys.argv[1:], mode=mode, workers=FLAGS.workers)
+        return 0
+    from diffad_jax.runs import processes
+
+    with processes.joined(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id):
+        processes.cache_compilations(FLAGS.workdir)
+        if mode == "train":
+            from diffad_jax import train
+
+            train.run(config, FLAGS.workdir)
+        elif mode == "evaluate":
+            from diffad_jax import evaluate
+
+            evaluate.run(config, FLAGS.workdir)
+        else:
+            return _predict(config)
+    return 0
+
+
+def _predict(config: schema.Config) -> int:
+    """Predict with the run's own configuration, or with another where --config was given."""
+    from diffad_jax import predict
+
+    flag = FLAGS["config"]
+    own = config_flags.get_config_filename(flag) == f"{stored.__file__}:{FLAGS.workdir}"
+    unreadable = predict.run(
+        FLAGS.workdir,
+        FLAGS.input,
+        FLAGS.output,
+        config=None if own else config,
+        threshold=FLAGS.threshold,
+        overrides=config_flags.get_override_values(flag),
+    )
+    return predict.UNREADABLE if unreadable else 0
+
+
+def _before_training(mode: str, config: schema.Config) -> int:
+    """Look at the pictures, or prepare them."""
+    if mode == "check":
+        from diffad_jax.data_tools import check
+
+        return check.run(config)
+    if mode == "preview":
+        from diffad_jax.data_tools import preview
+
+        preview.write(config, FLAGS.output, FLAGS.first_step, FLAGS.count)
+    elif mode == "foregrounds":
+        from diffad_jax.data_tools import foregrounds
+
+        foregrounds.write(config, FLAGS.output)
+    else:
+        from diffad_jax.data_tools import prepare
+
+        prepare.run(config)
+    return 0
+
+
+def several(category: str) -> bool:
+    """Whether `data.category` names more than one: 'all', or a list with commas."""
+    return category == "all" or "," in category
+
+
 if __name__ == "__main__":
-    absl_flags.mark_flag_as_required("workdir")
-    app.run(main, flags_parser=flags.parse_flags)
+    run()

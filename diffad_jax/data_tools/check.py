@@ -1,6 +1,6 @@
-"""The doctor of data sets: what is wrong with a category, one line each, before any training.
+"""What is wrong with the pictures of a category, one line each, before any training.
 
-    python -m input_pipeline.check --config configs/default.py --config.data.category=bottle
+    python -m diffad_jax.main --mode check --config default --config.data.category=bottle
 
 Reads every file of the category (of all with category=all) and of the textures. Exit status 1
 where there is an error; a warning is for a person to look at.
@@ -17,14 +17,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from configs import schema
-from diffad_jax.data_tools import cli
-from input_pipeline import layouts
+from input_pipeline import layouts, textures
 from input_pipeline.datasets import held_out
+from input_pipeline.on_disk import chunks
 from input_pipeline.pictures import decode_mask, decode_rgb, resize_nearest
 from input_pipeline.scan import GOOD, Record, pictures_under, scan, unused
 
 _DARK = 32  # grey levels: a picture without a brighter pixel
-_CHUNK = 64  # pictures read at a time, which bounds the memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +74,14 @@ def check_category(config: schema.Config, category: str) -> tuple[list[Finding],
 
 def check_textures(config: schema.Config) -> list[Finding]:
     """Findings of the anomaly sources."""
-    textures = config.data.textures
-    if not textures or textures.startswith(textures.PREFIX):
+    given = config.data.textures
+    if not given or given.startswith(textures.PREFIX):
         return []
-    folder = pathlib.Path(textures).expanduser()
+    folder = pathlib.Path(given).expanduser()
     try:
         records = scan(folder, layouts.LAYOUTS["textures"])
     except ValueError as error:
-        return [Finding("error", textures, f"data.textures: {error}")]
+        return [Finding("error", given, f"data.textures: {error}")]
     seen = _read_all(folder, records, config)
     return [Finding(p[0], str(folder / p[1]), p[2]) for one in seen for p in one.problems]
 
@@ -109,8 +108,8 @@ def _read_all(
         return _read(folder, record, config.model.image_size, config.data.fit)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(records), _CHUNK):
-            yield from pool.map(read, records[start : start + _CHUNK])
+        for rows in chunks(len(records)):
+            yield from pool.map(read, [records[row] for row in rows.tolist()])
 
 
 def _read(folder: pathlib.Path, record: Record, image_size: int, fit: str) -> Seen:
@@ -159,9 +158,8 @@ def _read_mask(folder: pathlib.Path, seen: Seen, image_size: int, fit: str) -> N
     elif not marked:
         seen.add("error", file, "an empty mask of a defective picture")
     elif marked > mask.size / 2:
-        seen.add(
-            "warning", file, f"marks {marked / mask.size:.0%} of the picture: black for white?"
-        )
+        share = 100 * marked / mask.size
+        seen.add("warning", file, f"the mask covers {share:.0f} % of the picture: is it inverted?")
     elif not resize_nearest(mask, image_size, fit).any():
         seen.add("warning", file, f"marks {marked} px, nothing of it is left at {image_size} px")
 
@@ -247,8 +245,12 @@ def _reason(error: ValueError, path: pathlib.Path) -> str:
     return str(error).removeprefix(f"{path} ")
 
 
-def main(config: schema.Config) -> int:
-    """Print all findings and a line for each category; 1 where one is an error, else 0."""
+def run(config: schema.Config) -> int:
+    """Print all findings and a line for each category; 1 where one is an error, else 0.
+
+    Raises:
+      ValueError: data.layout is 'prepared', or no such folder or category.
+    """
     if config.data.layout == "prepared":
         raise ValueError("data.layout=prepared: check the pictures where they are")
     names = layouts.chosen(config.data.category, pathlib.Path(config.data.root), config.data.layout)
@@ -261,7 +263,3 @@ def main(config: schema.Config) -> int:
     counts = collections.Counter(finding.severity for finding in findings)
     print(f"errors: {counts['error']}, warnings: {counts['warning']}")
     return 1 if counts["error"] else 0
-
-
-if __name__ == "__main__":
-    cli.run(main)

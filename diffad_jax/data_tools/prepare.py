@@ -1,29 +1,27 @@
 r"""Prepare pictures ahead of the first run: for hosts that have the cache but not the pictures.
 
-    python -m input_pipeline.prepare --config configs/default.py \
+    python -m diffad_jax.main --mode prepare --config default \
         --config.data.category=screw --config.data.cache_dir=gs://bucket/prepared
 
 Those hosts then run with the same keys and `--config.data.layout=prepared`.
 """
 
+import dataclasses
 import pathlib
 
 from configs.schema import Config
-from diffad_jax.data_tools import cli
 from input_pipeline import datasets, layouts
 
 
-def main(config: Config) -> int:
-    """Prepare the category (or all) and the textures, and print where they lie."""
+def run(config: Config) -> None:
+    """Prepare the category (or all) and the textures, and print where they lie.
+
+    Raises:
+      ValueError: no such folder, or pictures or masks that cannot be used; names them.
+    """
     data, size = config.data, config.model.image_size
     names = layouts.chosen(data.category, pathlib.Path(data.root), data.layout)
     for name in names:
-        folder = pathlib.Path(data.root).expanduser() / name
-        print(datasets.builder_of(folder, data.layout, data, size).data_path)
+        print(datasets.prepared_category(dataclasses.replace(data, category=name), size).path)
     if data.textures:
-        print(datasets.textures_builder(data, size).data_path)
-    return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)
+        print(datasets.prepared_textures(data, size).path)

@@ -1,33 +1,18 @@
 """The authors' PyTorch state dicts into ours, and back.
 
-    python -m diffad_jax.convert --checkpoint params-last.pt --config configs/x.py --workdir DIR
-
 Our modules nest as theirs do, so a table of module names and one layout rule give every tensor.
 """
 
-import dataclasses
 import functools
-import os
-import pickle
-import sys
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
-from etils import epath
 from flax import nnx
-from ml_collections import config_flags
 
-from configs import schema
-from configs.schema import Config, ModelConfig
-from diffad_jax.method import optim
-from diffad_jax.method.train_state import Variables, start
+from configs.schema import ModelConfig
 from diffad_jax.models.segmentation import SegmentationNet
 from diffad_jax.models.unet import UNet
-from diffad_jax.runs import checkpoint, folder, sharding
 
 # Ours -> theirs, for the parts of a path that differ. Whole modules of a list come first.
 UNET_NAMES = {
@@ -63,15 +48,14 @@ LEAF_NAMES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+Path = tuple[Hashable, ...]  # of a module or array in ours: names, and places in lists
 COUNTER = "num_batches_tracked"  # beside every running_var; PyTorch does not need its value
-# What the authors' training code saves, and we read.
-EPOCH, UNET, SEGMENTATION = "n_epoch", "unet_model_state_dict", "seg_model_state_dict"
 
 
 class _Tensor(NamedTuple):
     """One of our arrays and its PyTorch counterpart."""
 
-    path: tuple[str | int, ...]
+    path: Path
     shape: tuple[int, ...]
     name: str
     torch_shape: tuple[int, ...]
@@ -131,7 +115,7 @@ def _segmentation_tensors(config: ModelConfig) -> list[_Tensor]:
     return list(_tensors(lambda: SegmentationNet(config, rngs=nnx.Rngs(0)), SEGMENTATION_NAMES))
 
 
-def _tensors(build, names: Mapping[str, str]) -> Iterator[_Tensor]:
+def _tensors(build: Callable[[], nnx.Module], names: Mapping[str, str]) -> Iterator[_Tensor]:
     """Every array of the network that `build` makes, without allocating it."""
     for path, variable in nnx.to_flat_state(nnx.state(nnx.eval_shape(build))):
         shape = tuple(variable.shape)
@@ -144,7 +128,7 @@ def _tensors(build, names: Mapping[str, str]) -> Iterator[_Tensor]:
         )
 
 
-def _torch_name(path: tuple[str | int, ...], names: Mapping[str, str]) -> str:
+def _torch_name(path: Path, names: Mapping[str, str]) -> str:
     """("down", 1, 0, "conv1", "kernel") -> "down.1.0.in_layers.2.weight"."""
     *modules, leaf = (str(part) for part in path)
     indexed = ".".join(modules[:2])
@@ -153,12 +137,12 @@ def _torch_name(path: tuple[str | int, ...], names: Mapping[str, str]) -> str:
     return ".".join([*(names.get(module, module) for module in modules), LEAF_NAMES[leaf]])
 
 
-def _is_attention(path: tuple[str | int, ...]) -> bool:
+def _is_attention(path: Path) -> bool:
     """Whether the tensor belongs to a layer that is linear here and a 1-d convolution there."""
     return path[-1] == "kernel" and path[-2] in ("qkv", "projection")
 
 
-def _torch_shape(path: tuple[str | int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     """HWIO -> OIHW, IO -> OI, and IO -> OI1 for the projections of an attention."""
     torch_shape = (*shape[:-3:-1], *shape[:-2])
     return (*torch_shape, 1) if _is_attention(path) else torch_shape
@@ -176,19 +160,22 @@ def _to_theirs(value: np.ndarray, tensor: _Tensor) -> np.ndarray:
     return value.T.reshape(tensor.torch_shape)
 
 
-def _import(net: str, state: Mapping[str, np.ndarray], tensors: list[_Tensor]):
+def _import(net: str, state: Mapping[str, np.ndarray], tensors: list[_Tensor]) -> tuple[dict, dict]:
     """(parameters, statistics) of one network as nested dicts."""
     expected = {tensor.name: tensor.torch_shape for tensor in tensors}
     expected.update({name: () for name in _counters(tensors)})
     _check(net, {name: np.shape(value) for name, value in state.items()}, expected)
-    params, statistics = {}, {}
+    params: dict[Hashable, Any] = {}
+    statistics: dict[Hashable, Any] = {}
     for tensor in tensors:
         value = np.asarray(state[tensor.name], np.float32)
         _insert(statistics if tensor.is_statistic else params, tensor.path, _to_ours(value, tensor))
     return params, statistics
 
 
-def _export(net: str, params: Mapping, statistics: Mapping, tensors: list[_Tensor]):
+def _export(
+    net: str, params: Mapping, statistics: Mapping, tensors: list[_Tensor]
+) -> dict[str, np.ndarray]:
     """The state dict of one network."""
     arrays = dict([*_flatten(params), *_flatten(statistics)])
     _check(
@@ -220,11 +207,11 @@ def _check(net: str, given: Mapping[str, tuple], expected: Mapping[str, tuple]) 
             raise ValueError(f"the {net} weights hold {name} of shape {shape}, unknown here")
 
 
-def _dotted(path: tuple[str | int, ...]) -> str:
+def _dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def _insert(tree: dict, path: tuple[str | int, ...], value: np.ndarray) -> None:
+def _insert(tree: dict, path: Path, value: np.ndarray) -> None:
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
     tree[path[-1]] = value
@@ -236,96 +223,3 @@ def _flatten(tree: Mapping, prefix: tuple = ()) -> Iterator[tuple[tuple, np.ndar
             yield from _flatten(value, (*prefix, key))
         else:
             yield (*prefix, key), value
-
-
-def read_checkpoint(path: str | os.PathLike) -> tuple[int, dict, dict]:
-    """The file that the authors' training code writes with `torch.save`.
-
-    Nothing but tensors and plain containers is unpickled.
-
-    Returns:
-      The epoch, and the state dicts of the U-Net and of the segmentation network as NumPy arrays.
-
-    Raises:
-      ValueError: torch is not installed, there is no such file, it cannot be read safely, or it
-        does not hold what the authors write.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError("reading a PyTorch checkpoint needs torch: pip install torch") from error
-    path = epath.Path(path)
-    if not path.is_file():
-        raise ValueError(f"no checkpoint file {path}")
-    # The authors' `args` are a defaultdict(str), which torch refuses to fill: a dict stands in.
-    allowed = [(_empty_dict, "collections.defaultdict"), str]
-    with torch.serialization.safe_globals(allowed), path.open("rb") as file:
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(
-                f"{path} cannot be read: it is damaged or no PyTorch file, or holds more than "
-                f"tensors and plain values, which could run code and is not loaded"
-            ) from error
-    keys = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-    for key in (EPOCH, UNET, SEGMENTATION):
-        if key not in keys:
-            raise ValueError(f"{path} holds no {key}, but {keys}")
-    unet, segmentation = (
-        {name: np.asarray(tensor.to(torch.float32)) for name, tensor in content[key].items()}
-        for key in (UNET, SEGMENTATION)
-    )
-    return int(content[EPOCH]), unet, segmentation
-
-
-def _empty_dict(*_) -> dict:
-    return {}
-
-
-def convert(path: str | os.PathLike, config: Config, workdir: str | os.PathLike) -> None:
-    """Write the authors' checkpoint as a run of ours; its step is their number of epochs.
-
-    Raises:
-      ValueError: as `read_checkpoint`, `from_torch` and `workdir.claim`.
-    """
-    epoch, unet, segmentation = read_checkpoint(path)
-    params, batch_stats = from_torch(unet, segmentation, config.model)
-    _write(workdir, params, batch_stats, config, epoch)
-
-
-def _write(workdir, params: dict, batch_stats: dict, config: Config, step: int) -> None:
-    """Save the weights, raw and averaged alike, with a fresh optimizer state."""
-    everywhere = sharding.replicated(sharding.data_mesh())
-    variables = jax.device_put(Variables(params, batch_stats), everywhere)
-    state = start(variables, optim.optimizer(config, total_steps=1))
-    state = dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
-    folder.claim(workdir, config)
-    with checkpoint.Checkpoints(workdir) as checkpoints:
-        if checkpoints.latest is not None:
-            raise ValueError(f"{workdir} already holds checkpoints: give a new --workdir")
-        checkpoints.save(step, jax.device_put(state, everywhere))
-
-
-def main(argv: list[str]) -> None:
-    """Check the flags, then convert."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    given = flags.FLAGS
-    try:
-        convert(given.checkpoint, schema.parse(given.config), given.workdir)
-    except ValueError as error:
-        sys.exit(f"ValueError: {error}")
-
-
-def _define_flags() -> None:
-    flags.DEFINE_string("checkpoint", None, "The authors' file, such as params-last.pt.")
-    config_flags.DEFINE_config_file(
-        "config", None, "A file of configs/ that describes the trained model, its heads included."
-    )
-    flags.DEFINE_string("workdir", None, "A new run's folder, local or gs://.")
-    flags.mark_flags_as_required(["checkpoint", "config", "workdir"])
-
-
-if __name__ == "__main__":
-    _define_flags()
-    app.run(main)

@@ -1,4 +1,4 @@
-"""PyTorch state dicts into ours and back."""
+"""PyTorch state dicts into ours and back; a checkpoint of the authors' as a run."""
 
 import collections
 import dataclasses
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from configs import default, schema
-from diffad_jax import evaluate
+from diffad_jax import import_torch
 from diffad_jax.method import train_state
 from diffad_jax.models import torch_weights
 from diffad_jax.runs import checkpoint, sharding
+from diffad_jax.scoring import scorer
 from tests.support import goldens_io, helpers
 
 META = goldens_io.META["train_a"]
@@ -93,7 +94,7 @@ def test_wrong_arrays_are_named(states):
 def test_torch_is_asked_for_when_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(ValueError, match="torch"):
-        torch_weights.read_checkpoint(tmp_path / "params-last.pt")
+        import_torch.read_checkpoint(tmp_path / "params-last.pt")
 
 
 class TestFile:
@@ -118,7 +119,7 @@ class TestFile:
 
     def test_reads_it(self, torch, content, states, tmp_path):
         torch.save(content, tmp_path / "params-last.pt")
-        epoch, *read = torch_weights.read_checkpoint(tmp_path / "params-last.pt")
+        epoch, *read = import_torch.read_checkpoint(tmp_path / "params-last.pt")
         assert epoch == 3000
         for given, back in zip(states, read, strict=True):
             assert back.keys() == given.keys()
@@ -129,19 +130,19 @@ class TestFile:
         content["args"] = pytest.Config  # any class: unpickling it imports a module
         torch.save(content, tmp_path / "params-last.pt")
         with pytest.raises(ValueError, match=r"params-last\.pt cannot be read"):
-            torch_weights.read_checkpoint(tmp_path / "params-last.pt")
+            import_torch.read_checkpoint(tmp_path / "params-last.pt")
 
     def test_refuses_what_is_not_a_checkpoint(self, torch, content, tmp_path):
         path = tmp_path / "params-last.pt"
         with pytest.raises(ValueError, match="no checkpoint file"):
-            torch_weights.read_checkpoint(path)
+            import_torch.read_checkpoint(path)
         path.write_bytes(b"not a checkpoint")
         with pytest.raises(ValueError, match="cannot be read"):
-            torch_weights.read_checkpoint(path)
+            import_torch.read_checkpoint(path)
         del content["seg_model_state_dict"]
         torch.save(content, path)
         with pytest.raises(ValueError, match="holds no seg_model_state_dict"):
-            torch_weights.read_checkpoint(path)
+            import_torch.read_checkpoint(path)
 
 
 def test_command_makes_a_run_that_evaluates_as_the_weights(tmp_path):
@@ -174,9 +175,9 @@ def test_command_makes_a_run_that_evaluates_as_the_weights(tmp_path):
         file,
     )
     workdir = tmp_path / "run"
-    torch_weights.convert(file, config, workdir)
+    import_torch.run(file, config, workdir)
     with checkpoint.Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(evaluate.restore_target(config, sharding.data_mesh()))
+        state = checkpoints.restore(scorer.restore_target(config, sharding.data_mesh()))
     assert int(state.step) == 3
     for variables in (state.variables, state.ema):
         host = jax.device_get(variables)
@@ -184,4 +185,4 @@ def test_command_makes_a_run_that_evaluates_as_the_weights(tmp_path):
         for ours, theirs in zip(back, states, strict=True):
             assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
     with pytest.raises(ValueError, match="already holds checkpoints"):
-        torch_weights.convert(file, config, workdir)
+        import_torch.run(file, config, workdir)

@@ -1,0 +1,95 @@
+r"""A checkpoint of the authors' PyTorch code as a run of ours.
+
+    python -m diffad_jax.main --mode import --checkpoint params-last.pt --config default \
+        --workdir runs/theirs
+
+Needs PyTorch, to read the file. The run can be evaluated and used like any other.
+"""
+
+import dataclasses
+import pickle
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from configs.schema import Config
+from diffad_jax.method import optim
+from diffad_jax.method.train_state import Variables, start
+from diffad_jax.models import torch_weights
+from diffad_jax.runs import checkpoint, folder, sharding
+
+# What the authors' training code saves, and we read.
+EPOCH, UNET, SEGMENTATION = "n_epoch", "unet_model_state_dict", "seg_model_state_dict"
+
+
+def run(path: epath.PathLike, config: Config, workdir: epath.PathLike) -> None:
+    """Write the authors' checkpoint as a run of ours; its step is their number of epochs.
+
+    Raises:
+      ValueError: as `read_checkpoint`, `torch_weights.from_torch` and `folder.claim`.
+    """
+    epoch, unet, segmentation = read_checkpoint(path)
+    params, batch_stats = torch_weights.from_torch(unet, segmentation, config.model)
+    _write(workdir, params, batch_stats, config, epoch)
+
+
+def _write(
+    workdir: epath.PathLike, params: dict, batch_stats: dict, config: Config, step: int
+) -> None:
+    """Save the weights, raw and averaged alike, with a fresh optimizer state."""
+    everywhere = sharding.replicated(sharding.data_mesh())
+    variables = jax.device_put(Variables(params, batch_stats), everywhere)
+    state = start(variables, optim.optimizer(config, total_steps=1))
+    state = dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
+    folder.claim(workdir, config)
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        if checkpoints.latest is not None:
+            raise ValueError(f"{workdir} already holds checkpoints: give a new --workdir")
+        checkpoints.save(step, jax.device_put(state, everywhere))
+
+
+def read_checkpoint(path: epath.PathLike) -> tuple[int, dict, dict]:
+    """The file that the authors' training code writes with `torch.save`.
+
+    Nothing but tensors and plain containers is unpickled.
+
+    Returns:
+      The epoch, and the state dicts of the U-Net and of the segmentation network as NumPy arrays.
+
+    Raises:
+      ValueError: torch is not installed, there is no such file, it cannot be read safely, or it
+        does not hold what the authors write.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError("reading a PyTorch checkpoint needs torch: pip install torch") from error
+    path = epath.Path(path)
+    if not path.is_file():
+        raise ValueError(f"no checkpoint file {path}")
+    # The authors' `args` are a defaultdict(str), which torch refuses to fill: a dict stands in.
+    allowed = [(_empty_dict, "collections.defaultdict"), str]
+    with torch.serialization.safe_globals(allowed), path.open("rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"{path} cannot be read: it is damaged or no PyTorch file, or holds more than "
+                f"tensors and plain values, which could run code and is not loaded"
+            ) from error
+    keys = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    for key in (EPOCH, UNET, SEGMENTATION):
+        if key not in keys:
+            raise ValueError(f"{path} holds no {key}, but {keys}")
+    unet, segmentation = (
+        {name: np.asarray(tensor.to(torch.float32)) for name, tensor in content[key].items()}
+        for key in (UNET, SEGMENTATION)
+    )
+    return int(content[EPOCH]), unet, segmentation
+
+
+def _empty_dict(*_) -> dict:
+    return {}
