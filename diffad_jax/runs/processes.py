@@ -185,7 +185,7 @@ def _end(error: BaseException) -> None:
             f"another process has ended or cannot be reached: {RESTART} ({reason})", file=sys.stderr
         )
     elif isinstance(error, TOLD_IN_A_LINE):
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
     elif not isinstance(error, SystemExit):
         traceback.print_exception(error)
     logging.shutdown()

@@ -73,7 +73,7 @@ def category(data, options):
     try:
         run(work, data, signals, pause=0.03, data__category=name)
     except ValueError as error:
-        sys.exit(f"ValueError: {error}")
+        sys.exit(f"error: {error}")
 
 
 def main(mode, place, *rest):
