@@ -22,52 +22,37 @@ from ml_collections import config_flags
 
 from configs import schema
 from diffad_jax import evaluate
-from diffad_jax.method import jitted, train_state
+from diffad_jax.method import optim, train_state
 from diffad_jax.runs import sharding
+from diffad_jax.scoring import metrics, results, scorer
+from diffad_jax.scoring.identity import identify
 from input_pipeline import datasets
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-_PICTURES = flags.DEFINE_integer("pictures", 83, "Random pictures.", lower_bound=2)
-_DATA = flags.DEFINE_bool("data", False, "The test pictures of config.data, not random ones.")
-_STEPS = flags.DEFINE_integer("steps", 3, "Timed steps, after one that is not.", lower_bound=1)
 
 
 def main(_) -> None:
     """Measure and print."""
-    config = schema.parse(_CONFIG.value)
+    given = flags.FLAGS
+    config = schema.parse(given.config)
     logging.getLogger("diffad_jax").setLevel(logging.ERROR)
     size = config.model.image_size
-    if _DATA.value:
+    if given.data:
         pictures = datasets.load_category(config.data, size).test
     else:
-        pictures = random_pictures(_PICTURES.value, size)
-    mesh, key, networks = sharding.data_mesh(), jax.random.key(0), train_state.define(config.model)
-    init = jax.jit(
-        lambda: train_state.init_variables(config.model, key),
-        out_shardings=sharding.replicated(mesh),
-    )
-    variables, key = init(), evaluate.run_key(config, mesh)
-    step = jitted.evaluate_step(networks, config, mesh)
-    batch, index, _ = next(
-        evaluate.padded_batches(pictures.images, config.evaluate.batch_size, mesh)
-    )
-    _, compile_s = timed(lambda: jax.block_until_ready(step(variables, batch, index, key)))
-    step_s = min(
-        timed(lambda: jax.block_until_ready(step(variables, batch, index, key)))[1]
-        for _ in range(_STEPS.value)
-    )
-    judged, judge_s = timed(lambda: evaluate.judge(step, variables, key, pictures, config, mesh))
-    pixels, rank_s = timed(lambda: evaluate.rank_pixels(judged, config))
-    values, measure_s = timed(lambda: evaluate.measure(judged, pixels))
-    measure_s += rank_s
+        pictures = random_pictures(given.pictures, size)
+    model = random_model(config)
+    compile_s, step_s = step_seconds(model, pictures, given.steps)
+    judged, judge_s = timed(lambda: model.judge(pictures))
+    (pixels, values), measure_s = timed(lambda: measure(judged, config))
+    identity = identify(model.config, model.step, pictures.fingerprint)
+    evaluation = results.Evaluation(judged, values, pixels, None, identity)
     with tempfile.TemporaryDirectory() as folder:
-        _, write_s = timed(lambda: evaluate.write(folder, 0, judged, values, pixels, None, config))
-    total, batches = judge_s + measure_s + write_s, -(-len(judged.names) // len(batch))
+        _, write_s = timed(lambda: evaluate.write(folder, evaluation, config))
+    total, batches = judge_s + measure_s + write_s, -(-len(judged.names) // model.batch_size)
     result = {
-        "device": f"{mesh.size} x {jax.devices()[0].device_kind}",
+        "device": f"{model.mesh.size} x {jax.devices()[0].device_kind}",
         "pictures": len(judged.names),
         "image_size": size,
-        "batch_size": len(batch),
+        "batch_size": model.batch_size,
         "compute_dtype": config.model.compute_dtype,
         "compile_and_first_step_s": round(compile_s, 1),
         "step_s": round(step_s, 3),
@@ -78,6 +63,39 @@ def main(_) -> None:
         "step_share": round(batches * step_s / total, 3),
     }
     print(json.dumps(result))
+
+
+def random_model(config: schema.Config) -> scorer.Scorer:
+    """The scorer of a run that has not begun."""
+    mesh, optimizer = sharding.data_mesh(), optim.optimizer(config, total_steps=1)
+    init = jax.jit(
+        lambda: train_state.init(config, optimizer, jax.random.key(0)),
+        out_shardings=sharding.replicated(mesh),
+    )
+    return scorer.fresh(config, mesh, init())
+
+
+def step_seconds(
+    model: scorer.Scorer, pictures: datasets.Pictures, count: int
+) -> tuple[float, float]:
+    """Seconds of the first step, which compiles, and of the fastest of `count` others."""
+    rows = np.arange(model.batch_size) % len(pictures.names)
+    images = pictures.images[rows]
+    inputs = scorer.in_unit_range(images), scorer.noise_index(images)
+    batch, index = (sharding.share(part, model.mesh) for part in inputs)
+
+    def step():
+        judged = model.judge_batch(model.variables, batch, index, model.key)
+        return jax.block_until_ready(judged)
+
+    return timed(step)[1], min(timed(step)[1] for _ in range(count))
+
+
+def measure(judged: results.Judged, config: schema.Config):
+    """The ranking of all pixels, and all measures."""
+    pixels = evaluate.ranking(judged, config.evaluate.exact_pictures)
+    values = metrics.of_images(judged.labels, judged.scores)
+    return pixels, values if pixels is None else values | metrics.of_pixels(pixels)
 
 
 def random_pictures(count: int, size: int) -> datasets.Pictures:
@@ -93,6 +111,7 @@ def random_pictures(count: int, size: int) -> datasets.Pictures:
         labels=labels,
         defects=["block" if label else "good" for label in labels],
         names=[f"{i}.png" for i in range(count)],
+        stamps=["0" * 12] * count,
         foregrounds=None,
         has_foreground=np.zeros(count, np.bool_),
     )
@@ -106,5 +125,9 @@ def timed(function):
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+    flags.DEFINE_integer("pictures", 83, "Random pictures.", lower_bound=2)
+    flags.DEFINE_bool("data", False, "The test pictures of config.data, not random ones.")
+    flags.DEFINE_integer("steps", 3, "Timed steps, after one that is not.", lower_bound=1)
     flags.mark_flags_as_required(["config"])
     app.run(main)

@@ -9,14 +9,11 @@ As `benchmarks.train_step`; the batch size is `train.batch_size` here too.
 import jax
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
 
 from benchmarks import sweep
 from configs.schema import Config
 from diffad_jax.method import jitted, train_state
 from diffad_jax.runs import profiling, sharding
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 
 
 def row(config: Config, count: int) -> dict:
@@ -63,5 +60,5 @@ def lower(config: Config, mesh: jax.sharding.Mesh, inputs) -> jax.stages.Lowered
 
 if __name__ == "__main__":
     sweep.define_flags("float32,bfloat16", "16")
-    flags.mark_flags_as_required(["config"])
-    app.run(lambda _: sweep.main("benchmarks.inference", "infer", _CONFIG.value, row))
+    flags.adopt_module_key_flags(sweep)
+    app.run(lambda _: sweep.main("benchmarks.inference", "infer", row))

@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -33,11 +33,6 @@ from ml_collections import config_flags
 
 from configs import schema
 from input_pipeline import augment, datasets, pipeline, synthesis
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that decoding and batches take turns.")
-_BATCHES = flags.DEFINE_integer("batches", 60, "Batches a round.")
-_MEMORY = flags.DEFINE_bool("memory", False, "Measure peak memory with random pictures.")
 
 LARGEST_CATEGORY, TEXTURES = 391, 5640
 CALLS = 100  # of each piece of the breakdown
@@ -49,12 +44,12 @@ def main(_) -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    config = schema.parse(_CONFIG.value)
+    config = schema.parse(flags.FLAGS.config)
     # A cache of its own, else the preparation would be found done.
     with tempfile.TemporaryDirectory() as cache:
         data = dataclasses.replace(config.data, cache_dir=cache)
         config = dataclasses.replace(config, data=data)
-        if _MEMORY.value:
+        if flags.FLAGS.memory:
             print(json.dumps(memory(config)))
             return
         category, textures, beginning = first_epoch(config)
@@ -72,7 +67,7 @@ def first_epoch(config: schema.Config):
     prepared = time.process_time() - start
     textures = datasets.load_textures(config.data, size)
     before, before_wall = time.process_time(), time.perf_counter()
-    next(pipeline.numpy_batches(category, textures, config, start_step=0))
+    next(batches_from(0, category, textures, config))
     pictures = sum(len(s.names) for s in (category.train, category.test, category.held_out))
     figures = {
         "prepare_ms_a_picture": round(1e3 * prepared / pictures, 1),
@@ -83,16 +78,28 @@ def first_epoch(config: schema.Config):
     return category, textures, figures
 
 
-def steady_state(category: datasets.Category, textures, config: schema.Config) -> dict:
+def batches_from(
+    start_step: int, category: datasets.Category, textures: datasets.Textures, config: schema.Config
+) -> Iterator[dict[str, np.ndarray]]:
+    """The training batches of a run, beginning with that of `start_step`."""
+    batch_size, seed = config.train.batch_size, config.seed
+    return pipeline.numpy_batches(
+        category, textures, config.data, seed=seed, batch_size=batch_size, start_step=start_step
+    )
+
+
+def steady_state(
+    category: datasets.Category, textures: datasets.Textures, config: schema.Config
+) -> dict:
     """Figures of training images against decodes."""
     try:
         import cv2
     except ImportError:
-        sys.exit("cv2 is missing: pip install opencv-python-headless")
+        sys.exit("error: cv2 is missing: pip install opencv-python-headless")
     cv2.setNumThreads(1)
     files = [str(pathlib.Path(category.folder) / name) for name in category.train.names]
     decodes, images, labels = [], [], []
-    for turn in range(_ROUNDS.value):
+    for turn in range(flags.FLAGS.rounds):
         decodes.append(_cpu(lambda: [cv2.imread(file) for file in files]) / len(files))
         images.append(_steady(category, textures, config, turn, labels))
     decode, image = statistics.median(decodes), statistics.median(images)
@@ -102,7 +109,7 @@ def steady_state(category: datasets.Category, textures, config: schema.Config) -
         "kind": category.kind,
         "pictures": len(files),
         "picture_size": f"{width}x{height}",
-        "textures": 0 if textures is None else len(textures),
+        "textures": len(textures.names),
         "imread_ms": round(1e3 * decode, 2),
         "image_ms": round(1e3 * image, 3),
         "ratio": round(image / decode, 3),
@@ -118,20 +125,25 @@ def _steady(category, textures, config: schema.Config, turn: int, labels: list[f
     The iterator lives in here only: what it prepares ahead must not fall into the time of the
     decoding. At the end the batches ahead are counted as cost, though not as images.
     """
-    start = turn * _BATCHES.value
-    batches = pipeline.numpy_batches(category, textures, config, start_step=start)
+    count = flags.FLAGS.batches
+    batches = batches_from(turn * count, category, textures, config)
     next(batches)
-    seconds = _cpu(lambda: [labels.extend(next(batches)["label"]) for _ in range(_BATCHES.value)])
-    return seconds / _BATCHES.value / config.train.batch_size
+    seconds = _cpu(lambda: [labels.extend(next(batches)["label"]) for _ in range(count)])
+    return seconds / count / config.train.batch_size
 
 
-def table(category: datasets.Category, textures, config: schema.Config, image_ms: float) -> None:
+def table(
+    category: datasets.Category,
+    textures: datasets.Textures,
+    config: schema.Config,
+    image_ms: float,
+) -> None:
     """Print what each piece costs: CPU time a call, calls an image, the product."""
-    made = pipeline.Examples(category, textures, config)
+    made = pipeline.Examples(category, textures, config.data, config.seed)
     n, size = len(category.train.images), config.model.image_size
-    count = 64 if textures is None else len(textures)
+    count = len(textures.names)
     anomalous = 1 - config.data.normal_share
-    own = anomalous * (0.5 if category.kind == "object" or textures is None else 0.0)
+    own = anomalous * (0.5 if category.kind == "object" or textures.procedural else 0.0)
     per_op = anomalous * 3 / len(augment.RANDOM_OPS)
     full, b = tf.ones([size, size, 1]), tf.constant(0.5)
     angles = tf.random.stateless_uniform([33, 33], [0, 0], 0.0, 6.28)
@@ -199,20 +211,22 @@ def memory(config: schema.Config) -> dict[str, float]:
         labels=np.zeros(n, np.int32),
         defects=["good"] * n,
         names=[f"{i}.png" for i in range(n)],
+        stamps=["0" * 12] * n,
         foregrounds=None,
         has_foreground=np.zeros(n, np.bool_),
     )
     category = datasets.Category(train, train, train, "object", "random")
-    textures = pictures(TEXTURES)
+    names = [f"{i}.png" for i in range(TEXTURES)]
+    textures = datasets.Textures(pictures(TEXTURES), names, "0" * 12, procedural=False)
     before = _peak_gib()
-    batches = pipeline.numpy_batches(category, textures, config, start_step=0)
+    batches = batches_from(0, category, textures, config)
     for _ in range(5):
         next(batches)
     return {
         "image_size": size,
         "pictures": n,
         "textures": TEXTURES,
-        "arrays_gib": round((train.images.nbytes + textures.nbytes) / 2**30, 2),
+        "arrays_gib": round((train.images.nbytes + textures.images.nbytes) / 2**30, 2),
         "peak_before_pipeline_gib": round(before, 2),
         "peak_process_gib": round(_peak_gib(), 2),
     }
@@ -230,5 +244,9 @@ def _peak_gib() -> float:
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+    flags.DEFINE_integer("rounds", 5, "Times that decoding and batches take turns.")
+    flags.DEFINE_integer("batches", 60, "Batches a round.")
+    flags.DEFINE_bool("memory", False, "Measure peak memory with random pictures.")
     flags.mark_flags_as_required(["config"])
     app.run(main)

@@ -1,12 +1,14 @@
-"""Time of all measures on one core, exact and streaming, and the streaming form's memory.
+"""Time of all measures, exact, sketched and by scikit-learn; memory of the sketch.
 
 python -m benchmarks.metrics
 
 Prints one JSON line. Time: `--pictures` maps of `--size` px, three quarters of them with a mask;
 smooth anomaly maps, 0 in their quiet parts and 1 in their loudest, as a trained network gives them.
-Seconds are of the CPU, over all threads, the fastest of `--repeats`. Memory: how much larger the
-peak of a process is that takes in `--streamed` such maps (and half of them), 16 at a time, than
-that of one that takes in 16.
+Seconds are of the CPU, over all threads, the fastest of `--repeats`: exact_s and sketch_s of all
+measures; pixels_s of our five pixel measures, exact; sklearn_s of scikit-learn's AUROC and AP of
+the same pixels, the two of the five that it has. Memory: how much larger the peak of a process is
+that takes in `--sketched` such maps (and half of them), 16 at a time, than that of one that takes
+in 16.
 """
 
 import json
@@ -17,47 +19,67 @@ import time
 
 import numpy as np
 import scipy.ndimage
+import sklearn.metrics
 from absl import app, flags
 
-from diffad_jax.scoring import metrics, pixel_sketch
-
-_PICTURES = flags.DEFINE_integer("pictures", 83, "Maps in the timed set.", lower_bound=2)
-_SIZE = flags.DEFINE_integer("size", 256, "Width and height of a map, px.", lower_bound=8)
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Runs; the fastest counts.", lower_bound=1)
-_STREAMED = flags.DEFINE_integer("streamed", 10000, "Maps in the memory test.", lower_bound=10)
-_CHILD = flags.DEFINE_integer("child", 0, "Take in that many maps and print the peak memory.")
+from configs.schema import MEASURES
+from diffad_jax.scoring import metrics, pixel_sketch, ranking
 
 BATCH = 16
 
 
 def main(_) -> None:
     """Measure and print."""
-    if _CHILD.value:
-        print(streamed_peak(_CHILD.value, _SIZE.value))
+    given = flags.FLAGS
+    if given.child:
+        print(sketched_peak(given.child, given.size))
         return
-    masks, maps = pictures(np.random.default_rng(0), _PICTURES.value, _SIZE.value)
+    masks, maps = pictures(np.random.default_rng(0), given.pictures, given.size)
+    result = {
+        "pictures": f"{len(maps)} of {given.size} px, {masks.any((1, 2)).sum()} defective",
+        "saturated": f"{(maps == 0).mean():.3f} at 0, {(maps == 1).mean():.3f} at 1",
+        **times(masks, maps, given.repeats),
+    }
+    base, half = peak_of_child(BATCH, given.size), given.sketched // 2
+    result["memory_growth_mib"] = {
+        f"{count} maps": round(peak_of_child(count, given.size) - base, 1)
+        for count in (half, given.sketched)
+    }
+    print(json.dumps(result))
+
+
+def times(masks: np.ndarray, maps: np.ndarray, repeats: int) -> dict[str, float]:
+    """Seconds of each way, and the largest difference between two of them."""
     labels, scores = masks.any((1, 2)), np.sort(maps.reshape(len(maps), -1))[:, -50:].mean(1)
-    exact, exact_s = timed(lambda: metrics.evaluate(labels, scores, masks, maps))
-    stream, stream_s = timed(
-        lambda: metrics.of_images(labels, scores) | metrics.of_pixels(collect(masks, maps))
-    )
-    base = peak_of_child(BATCH)
-    growth = {n: peak_of_child(n) - base for n in (_STREAMED.value // 2, _STREAMED.value)}
-    print(
-        json.dumps(
-            {
-                "pictures": f"{_PICTURES.value} of {_SIZE.value} px, {labels.sum()} defective",
-                "saturated": f"{(maps == 0).mean():.3f} at 0, {(maps == 1).mean():.3f} at 1",
-                "exact_s": round(exact_s, 3),
-                "streaming_s": round(stream_s, 3),
-                "largest_difference": max(
-                    abs(exact[name] - stream[name])
-                    for name in metrics.IMAGE_MEASURES + metrics.PIXEL_MEASURES
-                ),
-                "memory_growth_mib": {f"{n} maps": round(mib, 1) for n, mib in growth.items()},
-            }
-        )
-    )
+    flat_masks, flat_maps = masks.ravel(), maps.ravel()
+
+    def exact():
+        return metrics.evaluate(labels, scores, masks, maps)
+
+    def sketched():
+        return metrics.of_images(labels, scores) | metrics.of_pixels(collect(masks, maps))
+
+    def of_pixels():
+        return metrics.of_pixels(ranking.rank_pixels(masks, maps))
+
+    def theirs():
+        return {
+            "pixel_auroc": sklearn.metrics.roc_auc_score(flat_masks, flat_maps),
+            "pixel_ap": sklearn.metrics.average_precision_score(flat_masks, flat_maps),
+        }
+
+    found, seconds = {}, {}
+    for way in (exact, sketched, of_pixels, theirs):
+        found[way], seconds[way] = timed(way, repeats)
+    return {
+        "exact_s": round(seconds[exact], 3),
+        "sketch_s": round(seconds[sketched], 3),
+        "pixels_s": round(seconds[of_pixels], 3),
+        "sklearn_s": round(seconds[theirs], 3),
+        "sklearn_over_ours": round(seconds[theirs] / seconds[of_pixels], 2),
+        "difference_of_sketch": max(abs(found[exact][m] - found[sketched][m]) for m in MEASURES),
+        "difference_of_sklearn": max(abs(found[exact][m] - v) for m, v in found[theirs].items()),
+    }
 
 
 def pictures(
@@ -82,7 +104,7 @@ def pictures(
     return masks, np.where(maps < 1e-3, 0, np.where(maps > 1 - 1e-3, 1, maps)).astype(np.float32)
 
 
-def collect(masks: np.ndarray, maps: np.ndarray) -> metrics.Ranking:
+def collect(masks: np.ndarray, maps: np.ndarray) -> ranking.Ranking:
     """The ranking from batches."""
     pixels = pixel_sketch.Pixels()
     for start in range(0, len(maps), BATCH):
@@ -90,7 +112,7 @@ def collect(masks: np.ndarray, maps: np.ndarray) -> metrics.Ranking:
     return pixels.ranking()
 
 
-def streamed_peak(count: int, size: int) -> float:
+def sketched_peak(count: int, size: int) -> float:
     """Peak memory (MiB) of this process after `count` maps, made on the fly.
 
     Few maps are drawn; each batch shifts, mirrors and bends them, so that no score comes twice.
@@ -107,17 +129,16 @@ def streamed_peak(count: int, size: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def peak_of_child(count: int) -> float:
-    """`streamed_peak` of a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.metrics", f"--child={count}"]
-    command += [f"--size={_SIZE.value}"]
+def peak_of_child(count: int, size: int) -> float:
+    """`sketched_peak` of a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.metrics", f"--child={count}", f"--size={size}"]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def timed(function):
+def timed(function, repeats: int):
     """The function's result and the CPU seconds of its fastest run."""
     spent = []
-    for _ in range(_REPEATS.value):
+    for _ in range(repeats):
         start = time.process_time()
         result = function()
         spent.append(time.process_time() - start)
@@ -125,4 +146,9 @@ def timed(function):
 
 
 if __name__ == "__main__":
+    flags.DEFINE_integer("pictures", 83, "Maps in the timed set.", lower_bound=2)
+    flags.DEFINE_integer("size", 256, "Width and height of a map, px.", lower_bound=8)
+    flags.DEFINE_integer("repeats", 3, "Runs; the fastest counts.", lower_bound=1)
+    flags.DEFINE_integer("sketched", 10000, "Maps in the memory test.", lower_bound=10)
+    flags.DEFINE_integer("child", 0, "Take in that many maps and print the peak memory.")
     app.run(main)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from ml_collections import config_flags
 
 from benchmarks import breakdown
 from configs import schema
@@ -44,7 +45,9 @@ COLUMNS = {
 
 
 def define_flags(variants: str, batches: str) -> None:
-    """Flags of a sweep."""
+    """Flags of a sweep; --config must be given."""
+    config_flags.DEFINE_config_file("config", None, "A file of configs/.")
+    flags.mark_flags_as_required(["config"])
     flags.DEFINE_list("variants", variants, f"Words joined by +: {' '.join(WORDS)}.")
     flags.DEFINE_list("batches", batches, "Batch sizes.")
     flags.DEFINE_list("torch", "", "Also PyTorch: eager (as the authors run), best. Needs torch.")
@@ -53,10 +56,11 @@ def define_flags(variants: str, batches: str) -> None:
     flags.DEFINE_string("row", "", "Measure this variant only, in this process (used inside).")
 
 
-def main(module: str, task: str, config, row: Callable[[schema.Config, int], dict]) -> None:
+def main(module: str, task: str, row: Callable[[schema.Config, int], dict]) -> None:
     """Print one row (`--row`), or measure all."""
     if flags.FLAGS.row:
-        print(json.dumps(row(configured(config, flags.FLAGS.row), flags.FLAGS.steps)))
+        config = configured(flags.FLAGS.config, flags.FLAGS.row)
+        print(json.dumps(row(config, flags.FLAGS.steps)))
     else:
         run(module, task)
 

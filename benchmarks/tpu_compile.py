@@ -22,14 +22,13 @@ from configs import schema
 from diffad_jax.method import jitted, optim
 from diffad_jax.runs import profiling, sharding
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 BYTES = {"pred": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
 
 
 def main(_) -> None:
     """Compile and print one JSON line."""
     jax.config.update("jax_platforms", "cpu")
-    config = schema.parse(_CONFIG.value)
+    config = schema.parse(flags.FLAGS.config)
     topology = topologies.get_topology_desc(flags.FLAGS.topology, platform="tpu")
     mesh = sharding.data_mesh(topology.devices)
     optimizer = optim.optimizer(config, total_steps=1000)
@@ -115,6 +114,7 @@ def result_bytes(instruction: hlo.Instruction) -> int:
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "A file of configs/.")
     flags.DEFINE_string("topology", "v5e:2x4", "Chips, as kind:grid.")
     flags.DEFINE_string("hlo", "", "Also write the compiled program to this file.")
     flags.mark_flags_as_required(["config"])

@@ -11,14 +11,11 @@ import functools
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
 from benchmarks import sweep
 from configs.schema import Config
 from diffad_jax.method import jitted, optim, train_state
 from diffad_jax.runs import profiling, sharding
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
 
 
 def row(config: Config, count: int) -> dict:
@@ -59,5 +56,5 @@ def row(config: Config, count: int) -> dict:
 
 if __name__ == "__main__":
     sweep.define_flags("float32,bfloat16", "16")
-    flags.mark_flags_as_required(["config"])
-    app.run(lambda _: sweep.main("benchmarks.train_step", "train", _CONFIG.value, row))
+    flags.adopt_module_key_flags(sweep)
+    app.run(lambda _: sweep.main("benchmarks.train_step", "train", row))

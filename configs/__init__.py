@@ -1,1 +1,1 @@
-"""Configurations: get_config() of each file."""
+"""Configurations: get_config() of each file; schema.py has every key's type and range."""

@@ -1,4 +1,11 @@
-"""For `make quickstart`: two CPU cores, some minutes, pictures the project makes itself."""
+"""A first run that needs no data: `small`, 220 steps, on product photos that the project makes.
+
+    make quickstart
+
+How long: 6 min 19 s on two CPU cores, installation included. What to expect: image AUROC 1.000,
+pixel AUROC 0.998 and AUPRO 0.980 on fabric. The 220 steps were settled on this test split: it shows
+that the program works, not how good the method is. See benchmarks/RESULTS.md.
+"""
 
 import ml_collections
 
@@ -10,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = small.get_config()
     config.data.root = "data/quickstart"
     config.data.textures = "data/quickstart/textures/images"
-    config.data.category = "fabric"  # or gear, with kind "object"
+    config.data.category = "fabric"  # or gear, with kind "object": not learnt in so few steps
     config.data.kind = "texture"
     config.data.cache_dir = "data/cache"
     config.train.steps = 220

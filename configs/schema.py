@@ -1,45 +1,95 @@
-"""Configuration: an ml_collections ConfigDict becomes frozen, typed, checked dataclasses.
+"""Every key of a configuration: its type, its range and its unit.
 
-Everything after `parse` works on the dataclasses, so a misspelt key or an impossible value is
-reported here, before data is read or anything is compiled.
+`parse` makes frozen, checked dataclasses of a ConfigDict, so a misspelt key or an impossible value
+is reported before data is read or anything is compiled. What a key means is said in default.py.
 """
 
 import dataclasses
 import difflib
+import itertools
+import math
+import operator
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import ml_collections
 
+# What papers report: the key of each measure, and its name for people. `mean` averages these.
+MEASURES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "aupro_30": "AUPRO 0.30",
+    "aupro_05": "AUPRO 0.05",
+}
 # Channel multipliers of the paper's U-Net by picture size (px), used when none are given. A size
 # between two entries takes those of the smaller one.
 DEFAULT_MULTIPLIERS = {
     512: (0.5, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
     256: (1.0, 1.0, 2.0, 2.0, 4.0, 4.0),
     128: (1.0, 1.0, 2.0, 3.0, 4.0),
-    64: (1.0, 2.0, 3.0, 4.0),
     32: (1.0, 2.0, 3.0, 4.0),
 }
-# The segmentation network's five poolings shrink the picture to a 32nd of its width.
-SEGMENTATION_STRIDE = 32
 GROUPS = 32  # groups of every GroupNorm in the U-Net
+
+
+class Rule(NamedTuple):
+    """What a value must satisfy beside its type; `words` complete 'KEY=VALUE must be ...'."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def at_least(low: int, unit: str = "") -> Rule:
+    """`low` or more, of a unit such as 'steps'."""
+    return Rule(lambda v: v >= low, f"at least {low} {unit}".rstrip())
+
+
+def within(low: float, high: float, ends: str = "[]") -> Rule:
+    """Between both; a round bracket in `ends` leaves that end out."""
+    left, right = (operator.le if end in "[]" else operator.lt for end in ends)
+    words = f"in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    return Rule(lambda v: left(low, v) and right(v, high), words)
+
+
+def one_of(choices: Sequence[str]) -> Rule:
+    """One of these words."""
+    return Rule(lambda v: v in choices, f"one of {', '.join(map(repr, choices))}")
+
+
+ABOVE_0 = Rule(lambda v: v > 0, "above 0")
+Steps = Annotated[int, at_least(1, "step")]
+StepsOr0 = Annotated[int, at_least(0, "steps")]
+Share = Annotated[float, within(0, 1)]
+Weight = Annotated[float, at_least(0)]
+WHOLE_GROUPS = Rule(lambda v: v > 0 and v % GROUPS == 0, f"a multiple of {GROUPS} channels")
+SPAN = Rule(lambda v: not v or (len(v) == 2 and 1 <= v[0] <= v[1]), "() or (first, last), from 1")
+
+RISING = (
+    "0 < diffusion.train_split < diffusion.train_end <= diffusion.timesteps",
+    "0 <= evaluate.less_noisy < evaluate.noisier < diffusion.timesteps",
+    "data.blend_min <= data.blend_max",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Both networks. Widths in channels, sizes in pixels."""
 
-    image_size: int
+    image_size: Annotated[int, at_least(min(DEFAULT_MULTIPLIERS), "px")]
     image_range: Literal["unit", "signed"]
-    unet_base: int
-    unet_multipliers: tuple[float, ...]
-    res_blocks: int
-    attention_widths: tuple[int, ...]
-    heads: int
-    head_channels: int
-    dropout: float
-    segmentation_base: int
+    unet_base: Annotated[int, WHOLE_GROUPS]
+    unet_multipliers: tuple[Annotated[float, ABOVE_0], ...]
+    res_blocks: Annotated[int, at_least(1, "a level")]
+    attention_widths: tuple[Annotated[int, at_least(1, "px")], ...]
+    heads: Annotated[int, at_least(1)]
+    head_channels: Annotated[int, at_least(0, "channels")]
+    dropout: Annotated[float, within(0, 1, "[)")]
+    segmentation_base: Annotated[int, at_least(1, "channel")]
     compute_dtype: Literal["float32", "bfloat16"]
     attention: Literal["xla", "cudnn"]
     remat: Literal["none", "norms", "blocks"]
@@ -47,8 +97,8 @@ class ModelConfig:
     @property
     def multipliers(self) -> tuple[float, ...]:
         """Channel multipliers of the U-Net's levels: those given, else the paper's for the size."""
-        sizes = [size for size in DEFAULT_MULTIPLIERS if size <= self.image_size]
-        return self.unet_multipliers or (DEFAULT_MULTIPLIERS[max(sizes)] if sizes else ())
+        size = max(size for size in DEFAULT_MULTIPLIERS if size <= self.image_size)
+        return self.unet_multipliers or DEFAULT_MULTIPLIERS[size]
 
     @property
     def level_channels(self) -> tuple[int, ...]:
@@ -60,12 +110,10 @@ class ModelConfig:
 class DiffusionConfig:
     """Noise schedule, time steps (0-indexed) and guidance."""
 
-    timesteps: int
+    timesteps: Steps
     schedule: Literal["linear", "cosine"]
     train_split: int
     train_end: int
-    eval_less_noisy: int
-    eval_noisier: int
     guidance_weight: float
 
 
@@ -73,30 +121,30 @@ class DiffusionConfig:
 class LossConfig:
     """loss = noise + focal_weight * focal + smooth_l1_weight * smooth-L1."""
 
-    focal_weight: float
-    focal_alpha: float
-    focal_gamma: float
-    smooth_l1_weight: float
-    smooth_l1_beta: float
+    focal_weight: Weight
+    focal_alpha: Share
+    focal_gamma: Weight
+    smooth_l1_weight: Weight
+    smooth_l1_beta: Annotated[float, ABOVE_0]
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
     """Adam for one network; AdamW where weight_decay > 0."""
 
-    rate: float
+    rate: Annotated[float, ABOVE_0]
     schedule: Literal["constant", "cosine", "oscillating"]
-    warmup_steps: int
-    half_period: int
-    weight_decay: float
+    warmup_steps: StepsOr0
+    half_period: Steps
+    weight_decay: Weight
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where the pictures are and how training anomalies are made."""
 
-    root: str
-    category: str
+    root: Annotated[str, Rule(bool, "the folder that holds the categories")]
+    category: Annotated[str, Rule(bool, "the name of a category's folder")]
     layout: Literal["auto", "folder", "mvtec", "visa", "visa_csv", "dagm", "dagm_raw", "prepared"]
     kind: Literal["auto", "object", "texture"]
     textures: str
@@ -105,53 +153,52 @@ class DataConfig:
     fit: Literal["stretch", "crop", "pad"]
     foreground: Literal["auto", "object", "random", "full"]
     missing_masks: Literal["error", "ignore"]
-    normal_share: float
-    blend_min: float
-    blend_max: float
-    holdout: float
-    memory_gib: float
+    normal_share: Share
+    blend_min: Share
+    blend_max: Share
+    holdout: Annotated[float, Rule(lambda v: v == -1 or 0 <= v < 1, "-1 or in [0, 1)")]
+    memory_gib: Annotated[float, at_least(0, "GiB")]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Length, batch, EMA and how often things are written."""
 
-    batch_size: int
-    steps: int
-    epochs: int
-    accumulation_steps: int
-    ema_decay: float
-    log_every: int
-    image_every: int
-    evaluate_every: int
-    checkpoint_every: int
-    keep_checkpoints: int
-    keep_best: Literal[
-        "", "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max",
-        "aupro_30", "aupro_05",
-    ]  # fmt: skip
-    profile_steps: tuple[int, ...]
+    batch_size: Annotated[int, at_least(1, "picture")]
+    steps: StepsOr0
+    epochs: Annotated[int, at_least(0, "epochs")]
+    accumulation_steps: Annotated[int, at_least(1, "part")]
+    ema_decay: Annotated[float, within(0, 1, "[)")]
+    log_every: Steps
+    image_every: StepsOr0
+    evaluate_every: StepsOr0
+    checkpoint_every: Steps
+    keep_checkpoints: Annotated[int, at_least(1, "checkpoint")]
+    keep_best: Annotated[str, one_of(("", *MEASURES))]
+    profile_steps: Annotated[tuple[int, ...], SPAN]
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluation on the test split."""
+    """How pictures are judged. Time steps are 0-indexed."""
 
-    batch_size: int
-    top_pixels: int
+    batch_size: Annotated[int, at_least(1, "picture")]
+    less_noisy: int
+    noisier: int
+    draws: Annotated[int, at_least(1)]
     weights: Literal["ema", "raw"]
-    draws: int
     checkpoint: Literal["last", "best"]
-    grid_rows: int
-    threshold_quantile: float
-    exact_pictures: int
+    top_pixels: Annotated[int, at_least(1, "pixel")]
+    threshold_quantile: Annotated[float, within(0, 1, "()")]
+    grid_rows: Annotated[int, at_least(1, "row")]
+    exact_pictures: Annotated[int, at_least(0, "pictures")]
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig:
     """Pictures without ground truth."""
 
-    tile_overlap: float
+    tile_overlap: Annotated[float, within(0, 0.9)]
     maps: Literal["png", "npy"]
 
 
@@ -159,7 +206,7 @@ class PredictConfig:
 class Config:
     """A whole run."""
 
-    seed: int
+    seed: Annotated[int, at_least(0)]
     model: ModelConfig
     diffusion: DiffusionConfig
     loss: LossConfig
@@ -182,79 +229,76 @@ def parse(config: ml_collections.ConfigDict) -> Config:
       ValueError: an unknown or missing key, a value of the wrong type, or an impossible value.
     """
     parsed = _build(Config, config.to_dict(), "")
-    for check in (_check_model, _check_diffusion, _check_optim, _check_data, _check_train):
-        check(parsed)
+    _check_widths(parsed.model)
+    _check_pairs(parsed)
     return parsed
 
 
 def check_key(name: str) -> None:
-    """Raise ValueError where `name`, such as 'train.steps', is no key; names the nearest one."""
+    """Raise ValueError where `name`, such as 'train.steps', is no key; says which there are."""
     kind, prefix = Config, ""
     for part in name.split("."):
+        if not dataclasses.is_dataclass(kind):
+            raise ValueError(f"unknown config key {name}: {prefix[:-1]} is a key, not a section")
         key = part.partition("[")[0]  # an element of a tuple: model.unet_multipliers[0]
-        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-        if not hints:
-            raise ValueError(f"unknown config key {name}: {prefix[:-1]} is not a section")
+        hints = typing.get_type_hints(kind)
         _check_known(key, list(hints), prefix)
         kind, prefix = hints[key], f"{prefix}{key}."
+    if dataclasses.is_dataclass(kind):
+        keys = ", ".join(typing.get_type_hints(kind))
+        raise ValueError(f"config key {name} is a section: give one of its keys, {keys}")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted keys whose values differ between two nested dicts, as 'key: old -> new' lines."""
     lines = []
     for key in sorted(set(old) | set(new)):
-        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        # A tuple is a list once it has been in a JSON file.
+        a, b = (list(v) if isinstance(v, tuple) else v for v in (old.get(key), new.get(key)))
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += difference(a, b, f"{name}.")
-        elif _plain(a) != _plain(b):
-            lines.append(f"{name}: {_plain(a)!r} -> {_plain(b)!r}")
+            lines += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
     return lines
-
-
-def _plain(value):
-    """Tuples become lists, as JSON would make them."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _build(cls, values: Mapping[str, Any], prefix: str):
     """One dataclass from one mapping, recursively."""
-    hints = typing.get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls)]
+    hints = typing.get_type_hints(cls, include_extras=True)
     for key in values:
-        _check_known(key, known, prefix)
-    missing = [name for name in known if name not in values]
+        _check_known(key, list(hints), prefix)
+    missing = [name for name in hints if name not in values]
     if missing:
         raise ValueError(f"missing config key {prefix}{missing[0]}")
-    return cls(**{name: _value(hints[name], values[name], f"{prefix}{name}") for name in known})
+    return cls(**{key: _value(hints[key], values[key], f"{prefix}{key}") for key in hints})
 
 
 def _check_known(key: str, known: list[str], prefix: str) -> None:
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown config key {prefix}{key}: did you mean {prefix}{near}?")
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
+        raise ValueError(f"unknown config key {prefix}{key}: {hint}")
 
 
 def _value(kind, value, name: str):
-    """`value` as `kind`, or a ValueError that names the key."""
+    """`value` as `kind`, or a ValueError that names the key and the value."""
     if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"config key {name} is a section, got {value!r}")
+        _require(isinstance(value, Mapping), f"{name}={value!r} must be a section of keys")
         return _build(kind, value, f"{name}.")
-    origin = typing.get_origin(kind)
-    if origin is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
-            raise ValueError(f"config key {name} is {value!r}: choose one of {choices}")
-        return value
-    if origin is tuple:
+    kind, *rules = typing.get_args(kind) if typing.get_origin(kind) is Annotated else (kind,)
+    if typing.get_origin(kind) is Literal:
+        rules = [one_of(typing.get_args(kind))]
+    elif typing.get_origin(kind) is tuple:
+        _require(isinstance(value, (tuple, list)), f"{name}={value!r} must be a tuple")
         element = typing.get_args(kind)[0]
-        if isinstance(value, str) or not isinstance(value, (tuple, list)):
-            raise ValueError(f"config key {name} must be a tuple, got {value!r}")
-        return tuple(_value(element, v, name) for v in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise ValueError(f"config key {name} must be {kind.__name__}, got {value!r}")
+        value = tuple(_value(element, v, f"{name}[{i}]") for i, v in enumerate(value))
+    else:
+        value = float(value) if kind is float and type(value) is int else value
+        right = type(value) is kind and (kind is not float or math.isfinite(value))
+        what = {int: "a whole number", float: "a finite number", str: "text"}[kind]
+        _require(right, f"{name}={value!r} must be {what}")
+    for rule in rules:
+        _require(rule.holds(value), f"{name}={value!r} must be {rule.words}")
     return value
 
 
@@ -263,135 +307,43 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _check_model(config: Config) -> None:
-    model = config.model
-    size, multipliers = model.image_size, model.multipliers
-    _require(
-        bool(multipliers),
-        f"model.image_size={size} is below {min(DEFAULT_MULTIPLIERS)}, the smallest size with "
-        f"default channel multipliers",
-    )
-    stride = max(SEGMENTATION_STRIDE, 2 ** (len(multipliers) - 1))
-    _require(
-        size > 0 and size % stride == 0,
-        f"model.image_size={size} is not divisible by the networks' total stride {stride}",
-    )
-    _require(
-        model.attention == "xla" or model.compute_dtype == "bfloat16",
-        f"model.attention={model.attention!r} needs model.compute_dtype='bfloat16', got "
-        f"{model.compute_dtype!r}",
-    )
-    _require(0.0 <= model.dropout < 1.0, f"model.dropout={model.dropout} is not in [0, 1)")
-    _require(model.res_blocks > 0, f"model.res_blocks={model.res_blocks} is not positive")
-    _require(
-        model.segmentation_base > 0,
-        f"model.segmentation_base={model.segmentation_base} is not positive",
-    )
-    _require(
-        model.unet_base % GROUPS == 0,
-        f"model.unet_base={model.unet_base} is not a multiple of the {GROUPS} normalisation groups",
-    )
-    per_head = model.head_channels or 0
+def _check_widths(model: ModelConfig) -> None:
+    """Each level of the U-Net halves the picture and splits its channels into groups and heads."""
+    # The segmentation network's five poolings shrink the picture to a 32nd of its width.
+    size, stride = model.image_size, max(2**5, 2 ** (len(model.multipliers) - 1))
+    _require(size % stride == 0, f"model.image_size={size} must be a multiple of {stride} px")
+    split = "head_channels" if model.head_channels else "heads"
+    divisor = getattr(model, split)
     for level, channels in enumerate(model.level_channels):
+        has = f"level {level} of the U-Net has {channels} channels"
         _require(
             channels > 0 and channels % GROUPS == 0,
-            f"level {level} of the U-Net has {channels} channels, not a multiple of its {GROUPS} "
-            f"normalisation groups (model.unet_base={model.unet_base}, multiplier "
-            f"{multipliers[level]})",
+            f"{has}, not a multiple of its {GROUPS} normalisation groups "
+            f"(model.unet_base={model.unet_base}, multiplier {model.multipliers[level]})",
         )
-        divisor = per_head or model.heads
-        _require(
-            divisor > 0 and channels % divisor == 0,
-            f"level {level} of the U-Net has {channels} channels, not divisible by "
-            f"{'model.head_channels' if per_head else 'model.heads'}={divisor}",
-        )
+        _require(channels % divisor == 0, f"{has}, not divisible by model.{split}={divisor}")
 
 
-def _check_diffusion(config: Config) -> None:
-    d = config.diffusion
-    _require(d.timesteps > 0, f"diffusion.timesteps={d.timesteps} is not positive")
-    _require(
-        0 < d.train_split < d.train_end <= d.timesteps,
-        f"need 0 < diffusion.train_split < diffusion.train_end <= diffusion.timesteps, got "
-        f"{d.train_split}, {d.train_end}, {d.timesteps}",
-    )
-    _require(
-        0 <= d.eval_less_noisy < d.eval_noisier < d.timesteps,
-        f"need 0 <= diffusion.eval_less_noisy < diffusion.eval_noisier < diffusion.timesteps, got "
-        f"{d.eval_less_noisy}, {d.eval_noisier}, {d.timesteps}",
-    )
-
-
-def _check_optim(config: Config) -> None:
-    for name, optim in (
-        ("unet_optim", config.unet_optim),
-        ("segmentation_optim", config.segmentation_optim),
-    ):
-        _require(optim.rate > 0, f"{name}.rate={optim.rate} is not positive")
-        _require(optim.half_period > 0, f"{name}.half_period={optim.half_period} is not positive")
-        _require(optim.warmup_steps >= 0, f"{name}.warmup_steps={optim.warmup_steps} is negative")
-        _require(optim.weight_decay >= 0, f"{name}.weight_decay={optim.weight_decay} is negative")
-
-
-def _check_data(config: Config) -> None:
-    data = config.data
-    _require(bool(data.root), "data.root is empty: give the folder that holds the categories")
-    _require(bool(data.category), "data.category is empty: give the name of one category folder")
-    _require(
-        0.0 <= data.normal_share <= 1.0, f"data.normal_share={data.normal_share} is not in [0, 1]"
-    )
-    _require(
-        0.0 <= data.blend_min <= data.blend_max <= 1.0,
-        f"need 0 <= data.blend_min <= data.blend_max <= 1, got {data.blend_min}, {data.blend_max}",
-    )
-    _require(
-        data.holdout == -1.0 or 0.0 <= data.holdout < 1.0,
-        f"data.holdout={data.holdout} is neither -1 nor in [0, 1)",
-    )
-    _require(data.memory_gib >= 0.0, f"data.memory_gib={data.memory_gib} is negative")
-
-
-def _check_train(config: Config) -> None:
-    train, evaluate = config.train, config.evaluate
-    for name in (
-        "batch_size",
-        "accumulation_steps",
-        "log_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-    ):
-        value = getattr(train, name)
-        _require(value > 0, f"train.{name}={value} is not positive")
-    for name in ("steps", "epochs", "image_every", "evaluate_every"):
-        value = getattr(train, name)
-        _require(value >= 0, f"train.{name}={value} is negative")
+def _check_pairs(config: Config) -> None:
+    """Values that limit each other."""
+    for order in RISING:
+        words = order.split()
+        values = [operator.attrgetter(w)(config) if "." in w else int(w) for w in words[::2]]
+        signs = [operator.lt if sign == "<" else operator.le for sign in words[1::2]]
+        steps = zip(signs, itertools.pairwise(values), strict=True)
+        rises = all(sign(a, b) for sign, (a, b) in steps)
+        _require(rises, f"need {order}, got {', '.join(map(str, values))}")
+    model, train, top = config.model, config.train, config.evaluate.top_pixels
+    able = model.attention == "xla" or model.compute_dtype == "bfloat16"
+    _require(able, "model.attention='cudnn' needs model.compute_dtype='bfloat16', got 'float32'")
     _require(
         (train.steps > 0) != (train.epochs > 0),
-        f"give the length either as train.steps or as train.epochs (the other 0), got "
-        f"{train.steps} and {train.epochs}",
+        f"give train.steps or train.epochs, the other 0, got {train.steps} and {train.epochs}",
     )
     _require(
         train.batch_size % train.accumulation_steps == 0,
         f"train.batch_size={train.batch_size} is not divisible by "
         f"train.accumulation_steps={train.accumulation_steps}",
     )
-    profiled = train.profile_steps
-    _require(
-        not profiled or (len(profiled) == 2 and 1 <= profiled[0] <= profiled[1]),
-        f"train.profile_steps={profiled} is neither () nor (first, last) with 1 <= first <= last",
-    )
-    _require(0.0 <= train.ema_decay < 1.0, f"train.ema_decay={train.ema_decay} is not in [0, 1)")
-    _require(evaluate.batch_size > 0, f"evaluate.batch_size={evaluate.batch_size} is not positive")
-    pixels = config.model.image_size**2
-    _require(
-        0 < evaluate.top_pixels <= pixels,
-        f"evaluate.top_pixels={evaluate.top_pixels} is not in 1..{pixels} (pixels of a map)",
-    )
-    _require(evaluate.draws > 0, f"evaluate.draws={evaluate.draws} is not positive")
-    overlap = config.predict.tile_overlap
-    _require(0.0 <= overlap <= 0.9, f"predict.tile_overlap={overlap} is not in [0, 0.9]")
-    _require(evaluate.grid_rows > 0, f"evaluate.grid_rows={evaluate.grid_rows} is not positive")
-    quantile = evaluate.threshold_quantile
-    _require(0.0 < quantile < 1.0, f"evaluate.threshold_quantile={quantile} is not in (0, 1)")
-    exact = evaluate.exact_pictures
-    _require(exact >= 0, f"evaluate.exact_pictures={exact} is negative")
+    pixels = model.image_size**2
+    _require(top <= pixels, f"evaluate.top_pixels={top} is above the {pixels} pixels of a map")

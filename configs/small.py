@@ -1,7 +1,15 @@
-"""The method at 64 px with small networks: for CPUs, and for a first look at new data.
+r"""The method at 64 px with small networks: for CPUs, and for a first look at new data.
 
-2 % of the default's parameters, and learning rates for about a thousand steps: the paper's are for
-39,000.
+    python -m diffad_jax.main --config configs/small.py --workdir runs/bottle \
+        --config.data.root=MVTEC --config.data.category=bottle --config.data.textures=TEXTURES
+
+What differs: 3.2 million parameters, batches of 8 pictures, antialiased resizing, and learning
+rates for about a thousand steps (the paper's are for 39,000).
+
+How long: 1000 steps of 1.1 s on two CPU cores, 20 minutes, and the evaluations. What to expect:
+image AUROC 0.964 and pixel AUROC 0.913 on MVTec AD's bottle, 0.958 and 0.974 on grid (not the
+official split); two seeds of grid give an image AUROC of 0.958 and 0.998. See
+benchmarks/RESULTS.md.
 """
 
 import ml_collections

@@ -22,39 +22,51 @@ def test_every_configuration_is_valid(source):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model__image_size": 40}, "model.image_size=40 total stride 32"),
-        ({"model__image_size": 96, "model__unet_multipliers": (1,) * 7}, "=96 total stride 64"),
-        ({"model__image_size": 16, "model__unet_multipliers": ()}, "model.image_size=16 below 32"),
-        ({"model__unet_base": 48}, "model.unet_base=48 32"),
+        ({"model__image_size": 40}, "model.image_size=40 multiple of 32 px"),
+        ({"model__image_size": 96, "model__unet_multipliers": (1,) * 7}, "=96 multiple of 64 px"),
+        ({"model__image_size": 16, "model__unet_multipliers": ()}, "model.image_size=16 least 32"),
+        ({"model__unet_base": 48}, "model.unet_base=48 multiple of 32 channels"),
         ({"model__unet_multipliers": (1, 1.25)}, "level 1 40 32 multiplier 1.25"),
+        ({"model__unet_multipliers": (1, 0)}, "model.unet_multipliers[1]=0.0 above 0"),
+        ({"model__attention_widths": (0,)}, "model.attention_widths[0]=0 at least 1 px"),
         ({"model__heads": 3}, "level 0 32 model.heads=3"),
+        ({"model__heads": 0}, "model.heads=0 at least 1"),
         ({"model__head_channels": 24}, "level 0 32 model.head_channels=24"),
-        ({"model__dropout": 1.0}, "model.dropout=1.0 [0, 1)"),
-        ({"model__res_blocks": 0}, "model.res_blocks=0 positive"),
-        ({"model__segmentation_base": 0}, "model.segmentation_base=0 positive"),
-        ({"model__compute_dtype": "float16"}, "model.compute_dtype 'float16' 'bfloat16'"),
+        ({"model__dropout": 1.0}, "model.dropout=1.0 must be in [0, 1)"),
+        ({"model__res_blocks": 0}, "model.res_blocks=0 must be at least 1 a level"),
+        ({"model__segmentation_base": 0}, "model.segmentation_base=0 at least 1 channel"),
+        ({"model__compute_dtype": "float16"}, "model.compute_dtype='float16' 'bfloat16'"),
+        ({"model__attention": "cudnn"}, "model.attention='cudnn' 'bfloat16', 'float32'"),
         ({"diffusion__train_split": 1000}, "diffusion.train_split 1000, 1000, 1000"),
         ({"diffusion__train_end": 1001}, "diffusion.train_end 300, 1001, 1000"),
-        ({"diffusion__eval_noisier": 200}, "diffusion.eval_less_noisy 200, 200, 1000"),
-        ({"diffusion__eval_noisier": 1000}, "diffusion.eval_noisier 200, 1000, 1000"),
-        ({"unet_optim__rate": 0.0}, "unet_optim.rate=0.0 positive"),
-        ({"segmentation_optim__half_period": 0}, "segmentation_optim.half_period=0 positive"),
-        ({"unet_optim__warmup_steps": -1}, "unet_optim.warmup_steps=-1 negative"),
-        ({"unet_optim__weight_decay": -0.1}, "unet_optim.weight_decay=-0.1 negative"),
-        ({"data__root": ""}, "data.root empty"),
-        ({"data__normal_share": 1.5}, "data.normal_share=1.5 [0, 1]"),
-        ({"data__blend_min": 0.9}, "data.blend_min 0.9, 0.8"),
-        ({"data__memory_gib": -1.0}, "data.memory_gib=-1.0 negative"),
-        ({"train__batch_size": 0}, "train.batch_size=0 positive"),
-        ({"train__log_every": 0}, "train.log_every=0 positive"),
-        ({"train__evaluate_every": -1}, "train.evaluate_every=-1 negative"),
+        ({"evaluate__noisier": 200}, "evaluate.less_noisy 200, 200, 1000"),
+        ({"evaluate__noisier": 1000}, "evaluate.noisier diffusion.timesteps 200, 1000, 1000"),
+        ({"loss__smooth_l1_beta": 0.0}, "loss.smooth_l1_beta=0.0 above 0"),
+        ({"unet_optim__rate": 0.0}, "unet_optim.rate=0.0 must be above 0"),
+        ({"unet_optim__rate": float("nan")}, "unet_optim.rate=nan a finite number"),
+        ({"segmentation_optim__half_period": 0}, "segmentation_optim.half_period=0 1 step"),
+        ({"unet_optim__warmup_steps": -1}, "unet_optim.warmup_steps=-1 at least 0 steps"),
+        ({"unet_optim__weight_decay": -0.1}, "unet_optim.weight_decay=-0.1 at least 0"),
+        ({"data__root": ""}, "data.root='' the folder that holds the categories"),
+        ({"data__normal_share": 1.5}, "data.normal_share=1.5 must be in [0, 1]"),
+        ({"data__blend_min": 0.9}, "data.blend_min data.blend_max 0.9, 0.8"),
+        ({"data__holdout": 1.0}, "data.holdout=1.0 must be -1 or in [0, 1)"),
+        ({"data__memory_gib": -1.0}, "data.memory_gib=-1.0 at least 0 GiB"),
+        ({"train__batch_size": 0}, "train.batch_size=0 must be at least 1 picture"),
+        ({"train__log_every": 0}, "train.log_every=0 must be at least 1 step"),
+        ({"train__evaluate_every": -1}, "train.evaluate_every=-1 at least 0 steps"),
         ({"train__epochs": 3}, "train.steps train.epochs 6 3"),
         ({"train__steps": 0}, "train.steps train.epochs 0 0"),
         ({"train__accumulation_steps": 3}, "train.batch_size=4 train.accumulation_steps=3"),
-        ({"train__ema_decay": 1.0}, "train.ema_decay=1.0 [0, 1)"),
-        ({"evaluate__batch_size": 0}, "evaluate.batch_size=0 positive"),
-        ({"evaluate__top_pixels": 1025}, "evaluate.top_pixels=1025 1..1024"),
-        ({"evaluate__grid_rows": 0}, "evaluate.grid_rows=0 positive"),
+        ({"train__ema_decay": 1.0}, "train.ema_decay=1.0 must be in [0, 1)"),
+        ({"train__keep_best": "aupro_10"}, "train.keep_best='aupro_10' 'pixel_ap' 'aupro_05'"),
+        ({"train__profile_steps": (4, 2)}, "train.profile_steps=(4, 2) () or (first, last)"),
+        ({"evaluate__batch_size": 0}, "evaluate.batch_size=0 must be at least 1 picture"),
+        ({"evaluate__top_pixels": 0}, "evaluate.top_pixels=0 must be at least 1 pixel"),
+        ({"evaluate__top_pixels": 1025}, "evaluate.top_pixels=1025 1024 pixels"),
+        ({"evaluate__grid_rows": 0}, "evaluate.grid_rows=0 must be at least 1 row"),
+        ({"evaluate__threshold_quantile": 1.0}, "evaluate.threshold_quantile=1.0 in (0, 1)"),
+        ({"predict__tile_overlap": 0.95}, "predict.tile_overlap=0.95 must be in [0, 0.9]"),
     ],
 )
 def test_impossible_values_are_named_with_their_numbers(changes, words):
@@ -79,11 +91,26 @@ def test_unknown_missing_and_mistyped_keys():
     del config.loss.focal_gamma
     with pytest.raises(ValueError, match=r"missing config key loss\.focal_gamma"):
         schema.parse(config)
-    for key, value, kind in (("steps", "many", "int"), ("ema_decay", "a", "float")):
+    for key, value, kind in (
+        ("steps", "many", "a whole number"),
+        ("steps", 2.5, "a whole number"),
+        ("steps", True, "a whole number"),
+        ("ema_decay", "a", "a finite number"),
+        ("keep_best", 3, "text"),
+        ("profile_steps", "12", "a tuple"),
+    ):
         config = test.get_config().to_dict()
         config["train"][key] = value
-        with pytest.raises(ValueError, match=rf"train\.{key} must be {kind}, got '{value}'"):
+        with pytest.raises(ValueError, match=rf"^train\.{key}={value!r} must be {kind}$"):
             schema.parse(schema.ml_collections.ConfigDict(config))
+    config = test.get_config().to_dict() | {"train": 3}
+    with pytest.raises(ValueError, match=r"^train=3 must be a section of keys$"):
+        schema.parse(schema.ml_collections.ConfigDict(config))
+
+
+@pytest.mark.parametrize("measure", ["", *schema.MEASURES])
+def test_every_measure_can_be_the_one_whose_best_is_kept(measure):
+    assert helpers.parsed(train__keep_best=measure).train.keep_best == measure
 
 
 def test_check_key():
@@ -93,8 +120,17 @@ def test_check_key():
         schema.check_key("train.stepz")
     with pytest.raises(ValueError, match="trian: did you mean train"):
         schema.check_key("trian.steps")
-    with pytest.raises(ValueError, match=r"seed\.x: seed is not a section"):
+    with pytest.raises(ValueError, match=r"seed\.x: seed is a key, not a section"):
         schema.check_key("seed.x")
+    with pytest.raises(ValueError, match=r"predict is a section: .* tile_overlap, maps$"):
+        schema.check_key("predict")
+
+
+def test_only_a_near_key_is_suggested():
+    with pytest.raises(ValueError, match=r"^unknown config key jpg: there are seed, model, .*pred"):
+        schema.check_key("jpg")
+    with pytest.raises(ValueError, match=r"^unknown config key predict\.batch: there are tile_ov"):
+        schema.check_key("predict.batch")
 
 
 def test_difference_names_dotted_keys():

@@ -1,29 +1,16 @@
-"""The same two networks and steps in PyTorch, to compare speeds with.
+"""The networks in PyTorch; module names are those of the authors' checkpoints.
 
-python -m benchmarks.torch_peer --check --config configs/small.py   # equal to ours?
-
-Written for these benchmarks; module names are those of the authors' checkpoints, so that
-`convert.to_torch` fills it. Modes: eager, float32 and one noise level after the other, as the
-authors run; best, channels_last, bfloat16 autocast, `torch.compile` and both levels in one batch.
+So `torch_weights.to_torch` gives state dicts that fill them.
 """
 
-import json
 import math
-import resource
-import time
 
-import numpy as np
 import torch
-from absl import app, flags
-from ml_collections import config_flags
 from torch import nn
 from torch.nn import functional
 
 from configs import schema
 from diffad_jax.method import diffusion
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/.")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class TimeFeatures(nn.Module):
@@ -216,157 +203,3 @@ class Peer(nn.Module):
         more = (x_b / a_b.sqrt() - (1 / a_b - 1).sqrt() * e_b).clamp(-1, 1)
         guided = (less + (1 - a_s) * (more - less)).clamp(-1, 1)
         return e_s, e_b, self.segmentation(torch.cat([x, guided], dim=1))
-
-
-def loss_of(outputs, noises, mask, label, weights: schema.LossConfig):
-    """Sum of noise, focal and smooth-L1 loss, as in `diffad_jax.losses`."""
-    e_s, e_b, probability = outputs
-    errors = sum((e - n).square().mean((1, 2, 3)) for e, n in zip((e_s, e_b), noises, strict=True))
-    normal = 1 - label
-    noise = (errors * normal).sum() / normal.sum().clamp(min=1)
-    entropy = functional.binary_cross_entropy(probability, mask, reduction="none")
-    focal = weights.focal_alpha * (1 - torch.exp(-entropy)) ** weights.focal_gamma * entropy
-    distance = functional.smooth_l1_loss(probability, mask, beta=weights.smooth_l1_beta)
-    return noise + weights.focal_weight * focal.mean() + weights.smooth_l1_weight * distance
-
-
-def prepared(config: schema.Config, mode: str):
-    """The module as a mode runs it, and the context of its forward passes."""
-    best = mode == "best"
-    peer = Peer(config, together=best).to(DEVICE)
-    if best:
-        peer = peer.to(memory_format=torch.channels_last)
-        peer.compile()
-    return peer, torch.autocast(DEVICE, torch.bfloat16, enabled=best)
-
-
-def inputs(config: schema.Config):
-    """Random pictures, time steps and noises; mask and label."""
-    torch.manual_seed(0)
-    b, s, d = config.train.batch_size, config.model.image_size, config.diffusion
-    x, e_1, e_2 = (f(b, 3, s, s, device=DEVICE) for f in (torch.rand, torch.randn, torch.randn))
-    t_s = torch.randint(0, d.train_split, (b,), device=DEVICE)
-    t_b = torch.randint(d.train_split, d.train_end, (b,), device=DEVICE)
-    label = (torch.arange(b, device=DEVICE) % 2).float()
-    mask = (torch.rand(b, 1, s, s, device=DEVICE) > 0.9).float() * label[:, None, None, None]
-    return (x, t_s, t_b, e_1, e_2), mask, label
-
-
-def training(config: schema.Config, mode: str):
-    """A function that makes one training step."""
-    peer, precision = prepared(config, mode)
-    arguments, mask, label = inputs(config)
-    adam = [
-        torch.optim.Adam(part.parameters(), lr=optim.rate, fused=mode == "best")
-        for part, optim in (
-            (peer.unet, config.unet_optim),
-            (peer.segmentation, config.segmentation_optim),
-        )
-    ]
-
-    def step():
-        with precision:
-            outputs = peer(*arguments)
-        loss = loss_of(outputs, arguments[3:], mask, label, config.loss)
-        for optimizer in adam:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in adam:
-            optimizer.step()
-
-    return step
-
-
-def inference(config: schema.Config, mode: str):
-    """A function that judges one batch."""
-    peer, precision = prepared(config, mode)
-    peer.eval()
-    arguments, _, _ = inputs(config)
-
-    def step():
-        with torch.no_grad(), precision:
-            probability = peer(*arguments)[2]
-            return probability.flatten(1).topk(config.evaluate.top_pixels).values.mean(1)
-
-    return step
-
-
-def timed(step) -> float:
-    """Seconds of a call, the device's work included."""
-    start = time.perf_counter()
-    step()
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def measured(step, count: int, batch: int) -> dict:
-    """The fields of a row of `benchmarks.sweep`."""
-    compile_seconds = timed(step)
-    timed(step)
-    seconds = [timed(step) for _ in range(count)]
-    median = float(np.median(seconds))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if DEVICE == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-    return {
-        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
-        "compile_s": round(compile_seconds, 1),
-        "step_ms": round(1e3 * median, 2),
-        "fastest_ms": round(1e3 * min(seconds), 2),
-        "slowest_ms": round(1e3 * max(seconds), 2),
-        "images_per_s": round(batch / median, 2),
-        "peak_gib": round(peak / 2**30, 2),
-    }
-
-
-def check(config: schema.Config) -> dict:
-    """Largest difference of the two implementations, relative to the outputs' scale."""
-    import jax
-
-    from diffad_jax.method import steps, train_state
-    from diffad_jax.models import torch_weights
-
-    variables = train_state.init_variables(config.model, jax.random.key(0))
-    generator = np.random.default_rng(0)
-
-    def shake(leaf):  # no zeros are left, so that every weight matters
-        return leaf + generator.normal(0, 1 / np.sqrt(leaf[..., 0].size + 9), leaf.shape)
-
-    params = jax.tree.map(lambda x: np.float32(shake(np.asarray(x))), variables.params)
-    variables = train_state.Variables(params, variables.batch_stats)
-    peer = Peer(config, together=False).eval()
-    states = torch_weights.to_torch(variables.params, variables.batch_stats, config.model)
-    for part, state in zip((peer.unet, peer.segmentation), states, strict=True):
-        part.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
-    arguments, _, _ = inputs(config)
-    with torch.no_grad():
-        theirs = [y.permute(0, 2, 3, 1).numpy() for y in peer.cpu()(*(a.cpu() for a in arguments))]
-    x, t_s, t_b, *noises = (a.cpu().numpy() for a in arguments)
-    x, *noises = (a.transpose(0, 2, 3, 1) for a in (x, *noises))
-    draws = steps.Draws(*(jax.numpy.asarray(a) for a in (t_s, t_b, *noises)))
-    networks = train_state.define(config.model)
-    out = steps.forward(networks, variables, jax.numpy.asarray(x), draws, config, train=False)
-    ours = [out.predicted_less_noisy, out.predicted_noisier, out.anomaly_map]
-    names = ("noise_less_noisy", "noise_noisier", "anomaly_map")
-    pairs = zip(names, ours, theirs, strict=True)
-    return {name: float(abs(a - b).max() / abs(b).max()) for name, a, b in pairs}
-
-
-def main(_) -> None:
-    """Check, or measure and print one row."""
-    config, given = schema.parse(_CONFIG.value), flags.FLAGS
-    if given.check:
-        print(json.dumps(check(config)))
-        return
-    step = (training if given.task == "train" else inference)(config, given.mode)
-    print(json.dumps(measured(step, given.steps, config.train.batch_size)))
-
-
-if __name__ == "__main__":
-    flags.DEFINE_bool("check", False, "Compare with ours instead of measuring.")
-    flags.DEFINE_enum("task", "train", ("train", "infer"), "What to measure.")
-    flags.DEFINE_enum("mode", "eager", ("eager", "best"), "How PyTorch runs it.")
-    flags.DEFINE_integer("steps", 5, "Timed steps.", lower_bound=1)
-    flags.mark_flags_as_required(["config"])
-    app.run(main)

@@ -1,0 +1,1 @@
+"""The same two networks and steps in PyTorch, to compare speeds with."""
