@@ -204,5 +204,10 @@ def _command(text: str) -> str:
 def _row(flag: str, text: str) -> str:
     indent = " " * 27
     return textwrap.fill(
-        text, 100, initial_indent=f"  {flag:<24} ", subsequent_indent=indent, break_on_hyphens=False
+        text,
+        100,
+        initial_indent=f"  {flag:<24} ",
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
     )
