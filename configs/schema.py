@@ -32,6 +32,8 @@ class ModelConfig:
 
     image_size: int
     image_range: Literal["unit", "signed"]
+    prediction: Literal["epsilon", "preconditioned"]
+    spread: float
     unet_base: int
     unet_multipliers: tuple[float, ...]
     res_blocks: int
@@ -73,6 +75,7 @@ class DiffusionConfig:
 class LossConfig:
     """loss = noise + focal_weight * focal + smooth_l1_weight * smooth-L1."""
 
+    target: Literal["normal", "clean"]
     focal_weight: float
     focal_alpha: float
     focal_gamma: float
@@ -281,6 +284,7 @@ def _check_model(config: Config) -> None:
         f"model.attention={model.attention!r} needs model.compute_dtype='bfloat16', got "
         f"{model.compute_dtype!r}",
     )
+    _require(model.spread > 0.0, f"model.spread={model.spread} is not positive")
     _require(0.0 <= model.dropout < 1.0, f"model.dropout={model.dropout} is not in [0, 1)")
     _require(model.res_blocks > 0, f"model.res_blocks={model.res_blocks} is not positive")
     _require(

@@ -56,7 +56,8 @@ def train_batches(
 
     Returns:
       Dataset of {'image' f32[b, s, s, 3] in [0, 1], 'mask' f32[b, s, s, 1] in [0, 1],
-      'label' f32[b]} with b = batch_size / process_count.
+      'label' f32[b]} with b = batch_size / process_count; with `loss.target` "clean" also
+      'clean' f32[b, s, s, 3], the pictures without their anomalies.
 
     Raises:
       ValueError: fewer pictures than a batch; a batch that the hosts cannot share evenly.
@@ -155,6 +156,7 @@ class Examples:
             "blend_max": data.blend_max,
         }
         self._normal_share = data.normal_share
+        self._with_clean = config.loss.target == "clean"
         if textures is None:
             textures = procedural_textures(self._size)
         self._textures = len(textures)
@@ -172,6 +174,7 @@ class Examples:
             lambda: self.texture(self._texture_index(seed)),
             seed,
             normal_share=self._normal_share,
+            with_clean=self._with_clean,
             **self._draws,
         )
 

@@ -44,7 +44,10 @@ class Draws:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """What the networks make of a batch; the reconstruction is in the networks' range."""
+    """What the networks make of a batch; the reconstruction is in the networks' range.
+
+    `predicted_*` is the U-Net's output at each noise level.
+    """
 
     predicted_less_noisy: Float[Array, "b h w 3"]
     predicted_noisier: Float[Array, "b h w 3"]
@@ -122,16 +125,18 @@ def forward(
     x_s = diffusion.add_noise(x, a_s, draws.noise_less_noisy)
     x_b = diffusion.add_noise(x, a_b, draws.noise_noisier)
 
-    unet = nnx.merge(networks.unet, variables.params["unet"])
+    unet, model = nnx.merge(networks.unet, variables.params["unet"]), config.model
     both = unet(
-        jnp.concatenate([x_s, x_b]),
+        jnp.concatenate(
+            [diffusion.unet_input(x_s, a_s, model), diffusion.unet_input(x_b, a_b, model)]
+        ),
         jnp.concatenate([draws.t_less_noisy, draws.t_noisier]),
         key=dropout_key,
     )
     e_s, e_b = jnp.split(both.astype(x.dtype), 2)
     reconstruction = diffusion.guide(
-        diffusion.predict_start(x_s, a_s, e_s),
-        diffusion.predict_start(x_b, a_b, e_b),
+        diffusion.predict_start(x_s, a_s, e_s, model),
+        diffusion.predict_start(x_b, a_b, e_b, model),
         a_s,
         config.diffusion.guidance_weight,
     )
@@ -164,10 +169,8 @@ def training_loss(
         networks, variables, batch["image"], draws, config, train=True, dropout_key=dropout_key
     )
     weights, parts = config.loss, config.train.accumulation_steps
-    errors = losses.noise_errors(out.predicted_less_noisy, draws.noise_less_noisy)
-    errors += losses.noise_errors(out.predicted_noisier, draws.noise_noisier)
     terms = {
-        "noise_loss": losses.normal_mean(errors, batch["label"], normal_count),
+        "noise_loss": noise_loss(out, batch, draws, normal_count, config),
         "focal_loss": losses.focal(out.anomaly_map, batch["mask"], weights) / parts,
         "smooth_l1_loss": losses.smooth_l1(out.anomaly_map, batch["mask"], weights.smooth_l1_beta)
         / parts,
@@ -178,6 +181,26 @@ def training_loss(
         + weights.smooth_l1_weight * terms["smooth_l1_loss"]
     )
     return loss, ({"loss": loss, **terms}, out.batch_stats)
+
+
+def noise_loss(
+    out: Forward, batch: Batch, draws: Draws, normal_count: Float[Array, ""], config: Config
+) -> Float[Array, ""]:
+    """Error of the U-Net's outputs, the mean over those pictures that teach it: `loss.target`."""
+    x = to_network(batch["image"], config)
+    everything = config.loss.target == "clean"
+    clean = to_network(batch["clean"], config) if everything else x
+    errors = jnp.zeros_like(batch["label"])
+    for t, noise, predicted in (
+        (draws.t_less_noisy, draws.noise_less_noisy, out.predicted_less_noisy),
+        (draws.t_noisier, draws.noise_noisier, out.predicted_noisier),
+    ):
+        a = diffusion.alphas_at(config.diffusion, t, x.dtype)
+        target = diffusion.unet_target(x, clean, a, noise, config.model)
+        errors += losses.noise_errors(predicted, target)
+    if everything:
+        return jnp.mean(errors) / config.train.accumulation_steps
+    return losses.normal_mean(errors, batch["label"], normal_count)
 
 
 def update(
