@@ -1,7 +1,7 @@
 """Which way of training learns fastest: arms x categories x seeds, one run after another.
 
 python -m benchmarks.recipe --out runs/recipe --config configs/small.py --config.train.steps=250 \
-    --arms today,clean --categories data/mvtec/bottle,data/mvtec/grid --seeds 0,1 \
+    --arms paper,small --categories data/mvtec/bottle,data/mvtec/grid --seeds 0,1 \
     --config.data.textures=data/dtd/images
 
 An arm is a name of `ARMS`, or one made up here: `NAME:model.prediction=epsilon:train.ema_decay=0`.
@@ -32,11 +32,15 @@ _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds.")
 _LEVEL = flags.DEFINE_string("level", "image_auroc=0.95", "Steps and seconds until this is passed.")
 _TABLE = flags.DEFINE_bool("table", False, "Run nothing; show the table of what is finished.")
 
-CLEAN = ("model.prediction=preconditioned", "model.image_range=signed", "loss.target=clean")
-# What each is for: RECIPE.md.
+# Changes of the configuration that is given; what each is for: RECIPE.md.
 ARMS: dict[str, tuple[str, ...]] = {
+    "paper": ("model.prediction=epsilon", "model.image_range=unit", "loss.target=normal"),
+    "preconditioned": (
+        "model.prediction=preconditioned",
+        "model.image_range=signed",
+        "loss.target=normal",
+    ),
     "small": (),
-    "clean": CLEAN,
 }
 COLUMNS = {
     "image_auroc": "image AUROC",

@@ -35,10 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
             "diffusion": {
                 "timesteps": 1000,
                 "schedule": "linear",  # linear or cosine
-                "train_start": 0,  # t_s is uniform in [train_start, train_split)
-                "train_split": 300,
-                "train_resume": 300,  # t_b is uniform in [train_resume, train_end)
-                "train_end": 1000,
+                "train_split": 300,  # t_s is uniform in [0, train_split)
+                "train_end": 1000,  # t_b is uniform in [train_split, train_end)
                 "eval_less_noisy": 200,
                 "eval_noisier": 400,
                 "guidance_weight": 1.0,
@@ -52,10 +50,8 @@ def get_config() -> ml_collections.ConfigDict:
                 "focal_gamma": 4.0,
                 "smooth_l1_weight": 1.0,
                 "smooth_l1_beta": 1.0,
-                "dice_weight": 0.0,
             },
             "unet_optim": {
-                "method": "adam",  # or muon: orthogonalised steps for weights, Adam for the rest
                 "rate": 1e-4,
                 "schedule": "constant",  # constant, cosine (to 0) or oscillating
                 "warmup_steps": 0,
@@ -63,7 +59,6 @@ def get_config() -> ml_collections.ConfigDict:
                 "weight_decay": 0.0,  # > 0: AdamW
             },
             "segmentation_optim": {
-                "method": "adam",
                 "rate": 1e-5,
                 "schedule": "oscillating",  # what the authors' code does: peak to 0 every 20 steps
                 "warmup_steps": 0,

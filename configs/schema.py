@@ -64,9 +64,7 @@ class DiffusionConfig:
 
     timesteps: int
     schedule: Literal["linear", "cosine"]
-    train_start: int
     train_split: int
-    train_resume: int
     train_end: int
     eval_less_noisy: int
     eval_noisier: int
@@ -82,15 +80,13 @@ class LossConfig:
     focal_alpha: float
     focal_gamma: float
     smooth_l1_weight: float
-    dice_weight: float
     smooth_l1_beta: float
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Adam for one network (AdamW where weight_decay > 0), or Muon."""
+    """Adam for one network; AdamW where weight_decay > 0."""
 
-    method: Literal["adam", "muon"]
     rate: float
     schedule: Literal["constant", "cosine", "oscillating"]
     warmup_steps: int
@@ -319,10 +315,9 @@ def _check_diffusion(config: Config) -> None:
     d = config.diffusion
     _require(d.timesteps > 0, f"diffusion.timesteps={d.timesteps} is not positive")
     _require(
-        0 <= d.train_start < d.train_split <= d.train_resume < d.train_end <= d.timesteps,
-        f"need 0 <= diffusion.train_start < diffusion.train_split <= diffusion.train_resume < "
-        f"diffusion.train_end <= diffusion.timesteps, got {d.train_start}, {d.train_split}, "
-        f"{d.train_resume}, {d.train_end}, {d.timesteps}",
+        0 < d.train_split < d.train_end <= d.timesteps,
+        f"need 0 < diffusion.train_split < diffusion.train_end <= diffusion.timesteps, got "
+        f"{d.train_split}, {d.train_end}, {d.timesteps}",
     )
     _require(
         0 <= d.eval_less_noisy < d.eval_noisier < d.timesteps,

@@ -16,6 +16,7 @@ from diffad_jax.method import jitted, optim, steps
 from diffad_jax.method.train_state import TrainState, Variables, define, init
 from diffad_jax.reporting import grid, page, tables
 from diffad_jax.runs import checkpoint, sharding
+from diffad_jax.runs import folder as run_folder
 from diffad_jax.scoring import metrics, pixel_sketch, results, threshold
 from input_pipeline.datasets import Category, Pictures, load_category
 
@@ -29,7 +30,7 @@ def run(config: Config, folder: epath.PathLike) -> dict[str, float]:
     Raises:
       ValueError: no run, no checkpoint, another model's run, or unusable pictures.
     """
-    folder.check_model(folder, config)  # before the pictures are read
+    run_folder.check_model(folder, config)  # before the pictures are read
     pictures = load_category(config.data, config.model.image_size)
     if not len(shown(pictures).images):
         raise ValueError(
@@ -102,7 +103,7 @@ def restore(config: Config, folder: epath.PathLike, mesh: Mesh) -> tuple[Variabl
     Raises:
       ValueError: no run, no such checkpoint, or another model's run.
     """
-    folder.check_model(folder, config)
+    run_folder.check_model(folder, config)
     name = {"last": checkpoint.LAST, "best": checkpoint.BEST}[config.evaluate.checkpoint]
     with checkpoint.Checkpoints(folder, writer=False, name=name) as checkpoints:
         state = checkpoints.restore(restore_target(config, mesh))

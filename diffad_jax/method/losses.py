@@ -49,12 +49,6 @@ def smooth_l1(
     return jnp.mean(jnp.where(distance < beta, squared, distance - 0.5 * beta))
 
 
-def dice(probability: Float[Array, "b h w 1"], mask: Float[Array, "b h w 1"]) -> Float[Array, ""]:
-    """1 - 2 |p y| / (|p|^2 + |y|^2) over all pixels of the batch (Milletari et al. 2016)."""
-    p, y = _wide(probability), _wide(mask)
-    return 1 - (2 * jnp.sum(p * y) + 1) / (jnp.sum(p * p) + jnp.sum(y * y) + 1)
-
-
 def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

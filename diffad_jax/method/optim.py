@@ -1,9 +1,7 @@
-"""An optimizer for each network, with its own learning rate schedule."""
+"""Adam for each network, with its own learning rate schedule."""
 
-import jax
 import jax.numpy as jnp
 import optax
-from optax import contrib
 
 from configs.schema import Config, OptimConfig
 
@@ -39,33 +37,12 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
 def optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
     """One transformation over {'unet': ..., 'segmentation': ...}."""
     networks = {"unet": config.unet_optim, "segmentation": config.segmentation_optim}
-    transforms = {name: _transform(optim, total_steps) for name, optim in networks.items()}
+    transforms = {name: _adam(optim, total_steps) for name, optim in networks.items()}
     return optax.partition(transforms, {name: name for name in networks})
 
 
-def _transform(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
+def _adam(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
     rate = learning_rate(config, total_steps)
-    if config.method == "muon":
-        # Steps of the size that Adam's have (arXiv 2502.16982), so that rates mean the same.
-        return contrib.muon(
-            rate,
-            weight_decay=config.weight_decay,
-            adam_weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=_matrices,
-            consistent_rms=0.2,
-        )
     if config.weight_decay:
         return optax.adamw(rate, weight_decay=config.weight_decay)
     return optax.adam(rate)
-
-
-def _matrices(params):
-    """How Muon sees a kernel as a matrix: [height, width, inputs][outputs]; biases it leaves."""
-
-    def axes(kernel):
-        if kernel.ndim < 2:
-            return None
-        *inputs, outputs = range(kernel.ndim)
-        return contrib.MuonDimensionNumbers(tuple(inputs), (outputs,))
-
-    return jax.tree.map(axes, params)

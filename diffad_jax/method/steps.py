@@ -71,12 +71,12 @@ class Judgement:
 
 @jax.named_scope("draws")
 def draw_training(key: Key[Array, ""], image: Float[Array, "b h w 3"], config: Config) -> Draws:
-    """t_s in [train_start, train_split), t_b in [train_resume, train_end), independent noises."""
+    """t_s uniform in [0, train_split), t_b in [train_split, train_end), independent noises."""
     d, count = config.diffusion, image.shape[0]
     keys = jax.random.split(key, 4)
     return Draws(
-        jax.random.randint(keys[0], (count,), d.train_start, d.train_split),
-        jax.random.randint(keys[1], (count,), d.train_resume, d.train_end),
+        jax.random.randint(keys[0], (count,), 0, d.train_split),
+        jax.random.randint(keys[1], (count,), d.train_split, d.train_end),
         jax.random.normal(keys[2], image.shape, image.dtype),
         jax.random.normal(keys[3], image.shape, image.dtype),
     )
@@ -175,11 +175,8 @@ def training_loss(
         "smooth_l1_loss": losses.smooth_l1(out.anomaly_map, batch["mask"], weights.smooth_l1_beta)
         / parts,
     }
-    if weights.dice_weight:
-        terms["dice_loss"] = losses.dice(out.anomaly_map, batch["mask"]) / parts
     loss = (
         terms["noise_loss"]
-        + weights.dice_weight * terms.get("dice_loss", 0.0)
         + weights.focal_weight * terms["focal_loss"]
         + weights.smooth_l1_weight * terms["smooth_l1_loss"]
     )

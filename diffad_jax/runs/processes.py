@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 from etils import epath
+from diffad_jax.runs.files import is_remote
 from jax.experimental import multihost_utils
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def cache_compilations(workdir: epath.PathLike) -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         folder = epath.Path(workdir)
-        if not folder.is_remote(workdir):
+        if not is_remote(workdir):
             folder = epath.Path(os.path.abspath(workdir))
         jax.config.update("jax_compilation_cache_dir", str(folder.parent / ".jax_cache"))
 
