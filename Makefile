@@ -1,10 +1,11 @@
 # make quickstart   set up, make pictures, train, evaluate, show where the report is
 # make test         set up, check style and types, run the tests
+# make notebook     set up, execute docs/first_steps.ipynb, keep its output
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test lint format notebook clean
 
 quickstart: $(VENV)/run.stamp
 	$(BIN)/python -m input_pipeline.quickstart --output data/quickstart
@@ -22,6 +23,10 @@ lint: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebook: $(VENV)/dev.stamp
+	rm -rf runs/first_steps
+	$(BIN)/python docs/run_notebook.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

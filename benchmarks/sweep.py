@@ -182,8 +182,10 @@ def random_batch(config: schema.Config) -> dict[str, np.ndarray]:
     count = config.train.batch_size
     label = (np.arange(count) % 2).astype(np.float32)
     mask = (generator.random((count, size, size, 1)) > 0.9).astype(np.float32)
+    image = generator.random((count, size, size, 3), np.float32)
     return {
-        "image": generator.random((count, size, size, 3), np.float32),
+        "image": image,
+        **({"clean": image} if config.loss.target == "clean" else {}),
         "mask": mask * label[:, None, None, None],
         "label": label,
     }

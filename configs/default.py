@@ -22,6 +22,10 @@ def get_config() -> ml_collections.ConfigDict:
             "model": {
                 "image_size": 256,  # px, square
                 "image_range": "unit",  # of the networks' input: unit [0, 1] or signed [-1, 1]
+                # What the U-Net is asked for: epsilon (the noise), or preconditioned (its input and
+                # output scaled so that both have variance 1 for pictures of this spread).
+                "prediction": "epsilon",
+                "spread": 0.5,  # standard deviation of the pictures in the networks' range
                 "unet_base": 128,  # channels
                 # Channels of each level of the U-Net, divided by unet_base; the full resolution
                 # first. (): the paper's for image_size.
@@ -50,6 +54,9 @@ def get_config() -> ml_collections.ConfigDict:
                 "guidance_weight": 1.0,  # of the noisier estimate in the reconstruction; 0: unused
             },
             "loss": {  # noise + focal_weight * focal + smooth_l1_weight * smooth-L1
+                # Which pictures teach the U-Net: normal (those without a synthetic anomaly), or
+                # clean (all, and the answer is the picture before its anomaly was painted).
+                "target": "normal",
                 "focal_weight": 5.0,
                 "focal_alpha": 0.5,
                 "focal_gamma": 4.0,

@@ -82,6 +82,8 @@ class ModelConfig:
 
     image_size: Annotated[int, at_least(min(DEFAULT_MULTIPLIERS), "px")]
     image_range: Literal["unit", "signed"]
+    prediction: Literal["epsilon", "preconditioned"]
+    spread: Annotated[float, ABOVE_0]
     unet_base: Annotated[int, WHOLE_GROUPS]
     unet_multipliers: tuple[Annotated[float, ABOVE_0], ...]
     res_blocks: Annotated[int, at_least(1, "a level")]
@@ -121,6 +123,7 @@ class DiffusionConfig:
 class LossConfig:
     """loss = noise + focal_weight * focal + smooth_l1_weight * smooth-L1."""
 
+    target: Literal["normal", "clean"]
     focal_weight: Weight
     focal_alpha: Share
     focal_gamma: Weight
@@ -334,16 +337,14 @@ def _check_pairs(config: Config) -> None:
         rises = all(sign(a, b) for sign, (a, b) in steps)
         _require(rises, f"need {order}, got {', '.join(map(str, values))}")
     model, train, top = config.model, config.train, config.evaluate.top_pixels
+    pixels = model.image_size**2
     able = model.attention == "xla" or model.compute_dtype == "bfloat16"
     _require(able, "model.attention='cudnn' needs model.compute_dtype='bfloat16', got 'float32'")
     _require(
         (train.steps > 0) != (train.epochs > 0),
         f"give train.steps or train.epochs, the other 0, got {train.steps} and {train.epochs}",
     )
-    _require(
-        train.batch_size % train.accumulation_steps == 0,
-        f"train.batch_size={train.batch_size} is not divisible by "
-        f"train.accumulation_steps={train.accumulation_steps}",
-    )
-    pixels = model.image_size**2
+    batch, parts = train.batch_size, train.accumulation_steps
+    told = f"train.batch_size={batch} is not divisible by train.accumulation_steps={parts}"
+    _require(batch % parts == 0, told)
     _require(top <= pixels, f"evaluate.top_pixels={top} is above the {pixels} pixels of a map")

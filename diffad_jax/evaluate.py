@@ -9,7 +9,7 @@ from etils import epath
 from configs.schema import Config
 from diffad_jax.reporting import grid, page, tables
 from diffad_jax.runs import folder, pictures, sharding
-from diffad_jax.scoring import metrics, results, scorer, threshold
+from diffad_jax.scoring import metrics, reconstruction, results, scorer, threshold
 from diffad_jax.scoring.identity import identify
 from diffad_jax.scoring.pixel_sketch import Pixels
 from diffad_jax.scoring.ranking import Ranking, rank_pixels
@@ -52,7 +52,8 @@ def evaluate(model: Scorer, category: Category, workdir: epath.PathLike) -> dict
     alone give no threshold.
 
     Returns:
-      The measures that metrics.json holds: `metrics.of_images`, `of_pixels`, and threshold_*.
+      The measures that metrics.json holds: `metrics.of_images`, `of_pixels`, threshold_*, and
+      reconstruction_psnr (dB; `reconstruction.of_good`).
     """
     about = shown(category)
     if about is category.held_out:
@@ -63,6 +64,9 @@ def evaluate(model: Scorer, category: Category, workdir: epath.PathLike) -> dict
     pixels = ranking(judged, model.config.evaluate.exact_pictures)
     values = metrics.of_images(judged.labels, judged.scores)
     values |= {} if pixels is None else metrics.of_pixels(pixels)
+    values["reconstruction_psnr"] = reconstruction.of_good(
+        judged.labels, judged.images, judged.reconstructions
+    )
     test, held_out = (None, judged) if about is category.held_out else (judged, None)
     if test is not None and np.isnan(values["image_f1_threshold"]):
         held_out = model.judge(category.held_out)

@@ -87,6 +87,7 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
             config.data,
             seed=config.seed,
             batch_size=config.train.batch_size,
+            with_clean=config.loss.target == "clean",
         )
         started, state, pending = prepare(config, workdir, mesh, category, batches, hold)
         return loop(started, state, pending)
@@ -261,11 +262,9 @@ def compile_step(networks, optimizer, config: Config, state, key, mesh):
 
     The run's only compilation of it: the loop calls what this returns.
     """
-    size, count = config.model.image_size, config.train.batch_size
-    shapes = {"image": (count, size, size, 3), "mask": (count, size, size, 1), "label": (count,)}
     batch = {
         name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding.split(mesh))
-        for name, shape in shapes.items()
+        for name, shape in jitted.batch_shapes(config).items()
     }
     step = jitted.train_step(networks, optimizer, config, mesh)
     compiled = step.lower(state, batch, key).compile()

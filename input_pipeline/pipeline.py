@@ -49,6 +49,7 @@ def train_batches(
     start_step: int,
     process_index: int = 0,
     process_count: int = 1,
+    with_clean: bool = False,
 ) -> tf.data.Dataset:
     """Endless training batches of this host, beginning with that of `start_step`.
 
@@ -62,17 +63,19 @@ def train_batches(
       start_step: 0-based.
       process_index: this host's; its examples are that contiguous slice of each batch.
       process_count: hosts.
+      with_clean: also give each picture without its anomaly.
 
     Returns:
       Dataset of {'image' f32[b, s, s, 3] in [0, 1], 'mask' f32[b, s, s, 1] in [0, 1],
-      'label' f32[b]} with b = batch_size / process_count.
+      'label' f32[b]} with b = batch_size / process_count; with `with_clean` also
+      'clean' f32[b, s, s, 3] in [0, 1].
 
     Raises:
       ValueError: fewer pictures than a batch; a batch that the hosts cannot share evenly.
     """
     check(category, batch_size, process_count)
     local = batch_size // process_count
-    examples_of_run = Examples(category, textures, data, seed)
+    examples_of_run = Examples(category, textures, data, seed, with_clean)
 
     @tf.autograph.experimental.do_not_convert  # nothing to convert, and it takes seconds
     def at(count: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -114,6 +117,7 @@ def numpy_batches(
     start_step: int,
     process_index: int = 0,
     process_count: int = 1,
+    with_clean: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The batches of `train_batches` as NumPy arrays, for programs without TensorFlow code."""
     batches = train_batches(
@@ -125,6 +129,7 @@ def numpy_batches(
         start_step=start_step,
         process_index=process_index,
         process_count=process_count,
+        with_clean=with_clean,
     )
     return batches.as_numpy_iterator()
 
@@ -150,7 +155,14 @@ class Examples:
     Methods are TensorFlow graph code, position int64[].
     """
 
-    def __init__(self, category: Category, textures: Textures, data: DataConfig, seed: int):
+    def __init__(
+        self,
+        category: Category,
+        textures: Textures,
+        data: DataConfig,
+        seed: int,
+        with_clean: bool = False,
+    ):
         """Arguments as of `train_batches`. Finds foregrounds where there are no files."""
         keep_tensorflow_off_accelerators()
         self._seed = seed
@@ -163,7 +175,7 @@ class Examples:
             "blend_min": data.blend_min,
             "blend_max": data.blend_max,
         }
-        self._normal_share = data.normal_share
+        self._normal_share, self._with_clean = data.normal_share, with_clean
         self._textures = len(textures.images)
         # From an index (and the example's seed): uint8[s, s, 3] twice, and f32[s, s, 1] in [0, 1].
         self.image, self.texture = reader(category.train.images), reader(textures.images)
@@ -179,6 +191,7 @@ class Examples:
             lambda: self.texture(self._texture_index(seed)),
             seed,
             normal_share=self._normal_share,
+            with_clean=self._with_clean,
             **self._draws,
         )
 

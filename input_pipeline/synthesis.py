@@ -178,6 +178,7 @@ def synthesize(
     normal_share: float,
     blend_min: float,
     blend_max: float,
+    with_clean: bool = False,
 ) -> dict[str, tf.Tensor]:
     """A training example: x' = (1 - m) x + m ((1 - b) source + b x), b ~ U(blend_min, blend_max).
 
@@ -195,10 +196,11 @@ def synthesize(
       normal_share: probability in [0, 1].
       blend_min: least share of the picture that shows through the anomaly, in [0, 1].
       blend_max: largest share, in [blend_min, 1].
+      with_clean: also return the picture without the anomaly.
 
     Returns:
       image: f32[s, s, 3] in [0, 1]; mask: f32[s, s, 1] in [0, 1]; label: f32[], 1 exactly where
-      the mask is not empty.
+      the mask is not empty. With `with_clean`, clean: f32[s, s, 3] in [0, 1].
     """
     clean, empty = unit(image), tf.zeros([*image.shape[:2], 1])
 
@@ -211,11 +213,12 @@ def synthesize(
     mask = tf.cond(normal, lambda: empty, lambda: draw_mask(seed, foreground()))
     anomalous = _has_anomaly(mask)
     painted = tf.cond(anomalous, lambda: paint(mask), lambda: clean)
-    return {
+    example = {
         "image": tf.ensure_shape(painted, image.shape),
         "mask": tf.ensure_shape(mask, empty.shape),
         "label": tf.cast(anomalous, tf.float32),
     }
+    return example | ({"clean": clean} if with_clean else {})
 
 
 @augment.compiled

@@ -43,7 +43,7 @@ def toy_step(state, batch, key, networks, optimizer, config):
 def toy_evaluate(variables, image, index, key, networks, config):
     w = variables.params["unet"]["w"]
     anomaly_map = jax.nn.sigmoid(w * image[..., :1] - image[..., 1:2])
-    return steps.Judgement(anomaly_map.max((1, 2, 3)), anomaly_map, image)
+    return steps.Judgement(anomaly_map.max((1, 2, 3)), anomaly_map, 0.9 * image)
 
 
 def toy_batches(category, textures, data, *, seed, batch_size, start_step, **_):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from configs.schema import DiffusionConfig
+from configs.schema import DiffusionConfig, ModelConfig
 
 COSINE_OFFSET = 0.008
 MAX_BETA = 0.999
@@ -47,11 +47,62 @@ def add_noise(
     return jnp.sqrt(a) * x + jnp.sqrt(1 - a) * noise
 
 
-def predict_start(
-    x_t: Float[Array, "b h w c"], a: Float[Array, "b 1 1 1"], noise: Float[Array, "b h w c"]
+def unet_input(
+    x_t: Float[Array, "b h w c"], a: Float[Array, "b 1 1 1"], model: ModelConfig
 ) -> Float[Array, "b h w c"]:
-    """x_0 = x_t / sqrt(a) - sqrt(1/a - 1) noise: `add_noise` solved for x, not clamped."""
-    return x_t / jnp.sqrt(a) - jnp.sqrt(1 / a - 1) * noise
+    """What the U-Net sees of x_t.
+
+    epsilon: x_t itself. preconditioned: x' / sqrt(sigma^2 + s^2), of variance 1 for pictures of
+    variance s^2, with x' = x_t / sqrt(a), sigma^2 = (1 - a) / a and s = `model.spread` (Karras et
+    al. 2022, table 1).
+    """
+    if model.prediction == "epsilon":
+        return x_t
+    return x_t / jnp.sqrt(_variance(a, model.spread))
+
+
+def predict_start(
+    x_t: Float[Array, "b h w c"],
+    a: Float[Array, "b 1 1 1"],
+    output: Float[Array, "b h w c"],
+    model: ModelConfig,
+) -> Float[Array, "b h w c"]:
+    """x_0 from the U-Net's output F, not clamped.
+
+    epsilon: F is the noise and x_0 = x_t / sqrt(a) - sqrt(1/a - 1) F: `add_noise` solved for x.
+    preconditioned: x_0 = s^2 / (sigma^2 + s^2) x' + sigma s / sqrt(sigma^2 + s^2) F; see
+    `unet_input`. F = 0 is the best answer for Gaussian pictures of mean 0 and spread s.
+    """
+    if model.prediction == "epsilon":
+        return x_t / jnp.sqrt(a) - jnp.sqrt(1 / a - 1) * output
+    s, variance = model.spread, _variance(a, model.spread)
+    return s**2 * jnp.sqrt(a) / variance * x_t + s * jnp.sqrt((1 - a) / variance) * output
+
+
+def unet_target(
+    x: Float[Array, "b h w c"],
+    clean: Float[Array, "b h w c"],
+    a: Float[Array, "b 1 1 1"],
+    noise: Float[Array, "b h w c"],
+    model: ModelConfig,
+) -> Float[Array, "b h w c"]:
+    """The output F from which `predict_start` makes `clean` where x_t = add_noise(x, a, noise).
+
+    With x = clean it is the noise (epsilon), or (sqrt(1 - a) x / s - sqrt(a) s noise) / sqrt(1 - a
+    + a s^2) (preconditioned). The square of F's error is that of the estimate of `clean`, weighted
+    by a / (1 - a) (epsilon) or (sigma^2 + s^2) / (sigma s)^2 (preconditioned).
+    """
+    change = x - clean  # what the estimate has to take out of the picture besides the noise
+    if model.prediction == "epsilon":
+        return noise + jnp.sqrt(a / (1 - a)) * change
+    s, variance = model.spread, _variance(a, model.spread)
+    unchanged = (jnp.sqrt(1 - a) / s * x - jnp.sqrt(a) * s * noise) / jnp.sqrt(variance)
+    return unchanged - jnp.sqrt(variance / (1 - a)) / s * change
+
+
+def _variance(a: Float[Array, "b 1 1 1"], spread: float) -> Float[Array, "b 1 1 1"]:
+    """Variance of x_t for pictures of variance spread^2: a (sigma^2 + s^2)."""
+    return 1 - a + a * spread**2
 
 
 def guide(
@@ -69,3 +120,13 @@ def guide(
     noisier = jnp.clip(x0_noisier, -1.0, 1.0)
     correction = weight * (1 - a_less_noisy) * (noisier - x0_less_noisy)
     return jnp.clip(x0_less_noisy + correction, -1.0, 1.0)
+
+
+def to_network(image: Float[Array, "b h w 3"], model: ModelConfig) -> Float[Array, "b h w 3"]:
+    """[0, 1] to the networks' range."""
+    return image * 2 - 1 if model.image_range == "signed" else image
+
+
+def from_network(x: Float[Array, "b h w 3"], model: ModelConfig) -> Float[Array, "b h w 3"]:
+    """The networks' range to [0, 1], clipped."""
+    return jnp.clip((x + 1) / 2 if model.image_range == "signed" else x, 0.0, 1.0)

@@ -56,15 +56,23 @@ def evaluate_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateSte
     )
 
 
+def batch_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Shape of each array of a training batch, all f32."""
+    b, s = config.train.batch_size, config.model.image_size
+    shapes = {"image": (b, s, s, 3), "mask": (b, s, s, 1), "label": (b,)}
+    return shapes | ({"clean": (b, s, s, 3)} if config.loss.target == "clean" else {})
+
+
 def lower_train_step(
     optimizer: optax.GradientTransformation, config: Config, mesh: Mesh
 ) -> jax.stages.Lowered:
     """`train_step` lowered from shapes alone, for devices that need not be there."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(functools.partial(train_state.init, config, optimizer), key)
-    b, s = config.train.batch_size, config.model.image_size
-    shapes = {"image": (b, s, s, 3), "mask": (b, s, s, 1), "label": (b,)}
-    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32)
+        for name, shape in batch_shapes(config).items()
+    }
     networks = train_state.define(config.model)
     return train_step(networks, optimizer, config, mesh).lower(state, batch, key)
 

@@ -9,10 +9,10 @@ LOG_FLOOR = -100.0  # PyTorch's binary cross entropy clamps its logarithms there
 
 
 def noise_errors(
-    predicted: Float[Array, "b h w c"], noise: Float[Array, "b h w c"]
+    predicted: Float[Array, "b h w c"], target: Float[Array, "b h w c"]
 ) -> Float[Array, " b"]:
-    """Mean squared error of the predicted noise of each picture."""
-    return jnp.mean(jnp.square(_wide(predicted) - _wide(noise)), axis=(1, 2, 3))
+    """Mean squared error of the U-Net's output for each picture."""
+    return jnp.mean(jnp.square(_wide(predicted) - _wide(target)), axis=(1, 2, 3))
 
 
 def normal_mean(

@@ -43,7 +43,10 @@ class Draws:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """What the networks make of a batch; the reconstruction is in the networks' range."""
+    """What the networks make of a batch; the reconstruction is in the networks' range.
+
+    `predicted_*` is the U-Net's output at each noise level.
+    """
 
     predicted_less_noisy: Float[Array, "b h w 3"]
     predicted_noisier: Float[Array, "b h w 3"]
@@ -117,22 +120,24 @@ def forward(
     Both noise levels go through the U-Net as one batch of 2b: it has no BatchNorm, so the result is
     that of two passes.
     """
-    x = to_network(image, config)
+    x = diffusion.to_network(image, config.model)
     a_s = diffusion.alphas_at(config.diffusion, draws.t_less_noisy, x.dtype)
     a_b = diffusion.alphas_at(config.diffusion, draws.t_noisier, x.dtype)
     x_s = diffusion.add_noise(x, a_s, draws.noise_less_noisy)
     x_b = diffusion.add_noise(x, a_b, draws.noise_noisier)
 
-    unet = nnx.merge(networks.unet, variables.params["unet"])
+    unet, model = nnx.merge(networks.unet, variables.params["unet"]), config.model
     both = unet(
-        jnp.concatenate([x_s, x_b]),
+        jnp.concatenate(
+            [diffusion.unet_input(x_s, a_s, model), diffusion.unet_input(x_b, a_b, model)]
+        ),
         jnp.concatenate([draws.t_less_noisy, draws.t_noisier]),
         key=dropout_key,
     )
     e_s, e_b = jnp.split(both.astype(x.dtype), 2)
     reconstruction = diffusion.guide(
-        diffusion.predict_start(x_s, a_s, e_s),
-        diffusion.predict_start(x_b, a_b, e_b),
+        diffusion.predict_start(x_s, a_s, e_s, model),
+        diffusion.predict_start(x_b, a_b, e_b, model),
         a_s,
         config.diffusion.guidance_weight,
     )
@@ -165,10 +170,8 @@ def training_loss(
         networks, variables, batch["image"], draws, config, train=True, dropout_key=dropout_key
     )
     weights, parts = config.loss, config.train.accumulation_steps
-    errors = losses.noise_errors(out.predicted_less_noisy, draws.noise_less_noisy)
-    errors += losses.noise_errors(out.predicted_noisier, draws.noise_noisier)
     terms = {
-        "noise_loss": losses.normal_mean(errors, batch["label"], normal_count),
+        "noise_loss": noise_loss(out, batch, draws, normal_count, config),
         "focal_loss": losses.focal(out.anomaly_map, batch["mask"], weights) / parts,
         "smooth_l1_loss": losses.smooth_l1(out.anomaly_map, batch["mask"], weights.smooth_l1_beta)
         / parts,
@@ -179,6 +182,26 @@ def training_loss(
         + weights.smooth_l1_weight * terms["smooth_l1_loss"]
     )
     return loss, ({"loss": loss, **terms}, out.batch_stats)
+
+
+def noise_loss(
+    out: Forward, batch: Batch, draws: Draws, normal_count: Float[Array, ""], config: Config
+) -> Float[Array, ""]:
+    """Error of the U-Net's outputs, the mean over those pictures that teach it: `loss.target`."""
+    x = diffusion.to_network(batch["image"], config.model)
+    everything = config.loss.target == "clean"
+    clean = diffusion.to_network(batch["clean"], config.model) if everything else x
+    errors = jnp.zeros_like(batch["label"])
+    for t, noise, predicted in (
+        (draws.t_less_noisy, draws.noise_less_noisy, out.predicted_less_noisy),
+        (draws.t_noisier, draws.noise_noisier, out.predicted_noisier),
+    ):
+        a = diffusion.alphas_at(config.diffusion, t, x.dtype)
+        target = diffusion.unet_target(x, clean, a, noise, config.model)
+        errors += losses.noise_errors(predicted, target)
+    if everything:
+        return jnp.mean(errors) / config.train.accumulation_steps
+    return losses.normal_mean(errors, batch["label"], normal_count)
 
 
 def update(
@@ -282,7 +305,9 @@ def evaluate(
     """Anomaly maps, and as image score the mean of each map's `top_pixels` largest values."""
     out = forward(networks, variables, image, draws, config, train=False)
     score = image_score(out.anomaly_map, config)
-    return Judgement(score, out.anomaly_map, from_network(out.reconstruction, config))
+    return Judgement(
+        score, out.anomaly_map, diffusion.from_network(out.reconstruction, config.model)
+    )
 
 
 def image_score(anomaly_map: Float[Array, "b h w 1"], config: Config) -> Float[Array, " b"]:
@@ -322,13 +347,3 @@ def evaluate_step(
     each = jax.lax.map(pictures, jnp.stack([first, *more]))
     anomaly_map, reconstruction = (jnp.mean(x, axis=0) for x in each)
     return Judgement(image_score(anomaly_map, config), anomaly_map, reconstruction)
-
-
-def to_network(image: Float[Array, "b h w 3"], config: Config) -> Float[Array, "b h w 3"]:
-    """[0, 1] to the networks' range."""
-    return image * 2 - 1 if config.model.image_range == "signed" else image
-
-
-def from_network(x: Float[Array, "b h w 3"], config: Config) -> Float[Array, "b h w 3"]:
-    """The networks' range to [0, 1], clipped."""
-    return jnp.clip((x + 1) / 2 if config.model.image_range == "signed" else x, 0.0, 1.0)

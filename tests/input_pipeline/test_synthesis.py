@@ -334,3 +334,11 @@ def test_equal_seeds_give_equal_bits_whatever_the_threads():
             np.testing.assert_array_equal(a[key], b[key])
     anomalous = [a["image"].tobytes() for a in alone if a["label"]]
     assert len(set(anomalous)) == len(anomalous) > 15
+
+
+def test_the_clean_picture_changes_nothing_else():
+    plain, both = synthesized(8), synthesized(8, with_clean=True)
+    assert "clean" not in plain
+    np.testing.assert_array_equal(both.pop("clean"), np.stack([IMAGE] * 8).astype("f4") / 255)
+    for name, values in plain.items():
+        np.testing.assert_array_equal(both[name], values)

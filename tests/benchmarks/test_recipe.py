@@ -1,0 +1,70 @@
+"""The study of recipes: which runs it makes, what it skips, what its table says."""
+
+import json
+
+import pytest
+
+from benchmarks import recipe
+
+
+def write(run: recipe.Run, auroc: float, *, step: int = 250, speed: float = 8.0):
+    """A run's folder as training leaves it, judged at step 100 and `step` of 250."""
+    folder = run.workdir / "eval" / str(step)
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"image_auroc": auroc}))
+    (run.workdir / "config.json").write_text(json.dumps({"train": {"batch_size": 4}}))
+    lines = [
+        {"kind": "train", "step": 100, "images_per_second": speed},
+        {"kind": "eval", "step": 100, "image_auroc": 0.5},
+        {"kind": "train", "step": step, "images_per_second": speed},
+        {"kind": "eval", "step": step, "image_auroc": auroc},
+    ]
+    text = "\n".join(json.dumps(line | {"total_steps": 250}) for line in lines)
+    (run.workdir / "metrics.jsonl").write_text(text)
+
+
+def study(tmp_path, *names: str, seeds=("0", "1")) -> list[recipe.Run]:
+    return recipe.runs(names, ["sets/bottle", "sets/grid"], seeds, str(tmp_path))
+
+
+def test_a_seed_of_everything_before_the_next(tmp_path):
+    every = study(tmp_path, "small", "slow:train.ema_decay=0.9:seed=3")
+    assert [(run.arm, run.category.name, run.seed) for run in every[:5]] == [
+        ("small", "bottle", 0),
+        ("slow", "bottle", 0),
+        ("small", "grid", 0),
+        ("slow", "grid", 0),
+        ("small", "bottle", 1),
+    ]
+    command = every[1].command("configs/small.py", ["--config.train.steps=9"])
+    assert command[-3:] == [
+        "--config.train.steps=9",
+        "--config.train.ema_decay=0.9",
+        "--config.seed=3",
+    ]
+    with pytest.raises(ValueError, match="no arm 'smal'"):
+        recipe.arms(["smal"])
+
+
+def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
+    finished, begun, fresh, _ = study(tmp_path, "small")
+    write(finished, 0.9)
+    write(begun, 0.9, step=200)
+    assert finished.final() == {"image_auroc": 0.9}
+    assert begun.final() is None and fresh.final() is None
+    commands = []
+    monkeypatch.setattr(recipe.Run, "command", lambda run, *_: commands.append(run) or ["false"])
+    assert recipe.execute(finished, "", [])
+    assert not recipe.execute(begun, "", []) and not recipe.execute(fresh, "", [])
+    assert commands == [begun, fresh]
+
+
+def test_table(tmp_path):
+    every = study(tmp_path, "small", seeds=("0", "1", "2"))
+    for run, auroc in zip(every, (0.9, 0.8, 0.94, 0.7, 0.97, 0.6), strict=True):
+        write(run, auroc)
+    lines = recipe.table(every, "image_auroc", 0.94).splitlines()
+    assert "| small | bottle | 3 | 0.940 (0.900-0.970) |" in lines[2]
+    assert lines[2].endswith("| -, 250 (125 s), 250 (125 s) |")  # 250 steps of 4 at 8 a second
+    assert "| small | grid | 3 | 0.700 (0.600-0.800) |" in lines[3]
+    assert "| small | **mean** |  | 0.820 |" in lines[4]
