@@ -79,7 +79,9 @@ def report_memory(needed: int | None, limit: int | None, config: Config) -> None
     else:
         logger.warning(
             "a step takes %.2f GiB of each device, which has %.2f: it will hardly fit; %s",
-            *(needed / GIB, limit / GIB, advice(config)),
+            needed / GIB,
+            limit / GIB,
+            advice(config),
         )
 
 

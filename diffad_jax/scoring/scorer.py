@@ -200,8 +200,10 @@ def in_unit_range(images: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "
 
 def fetch(judged: Judgement, count: int) -> Found:
     """The first `count` results of a batch, once they are there."""
-    parts = jax.device_get((judged.score, judged.anomaly_map, judged.reconstruction))
-    return Found(*(part[:count] for part in parts))
+    score, anomaly_map, reconstruction = jax.device_get(
+        (judged.score, judged.anomaly_map, judged.reconstruction)
+    )
+    return Found(score[:count], anomaly_map[:count], reconstruction[:count])
 
 
 class Rows:

@@ -175,3 +175,15 @@ def test_what_is_compiled_is_kept_beside_the_runs(tmp_path, chosen):
         assert jax.config.jax_compilation_cache_dir == expected
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_processes_that_see_other_pictures_are_refused(monkeypatch):
+    """As from a process whose pictures are others than those of process 0."""
+    there = np.frombuffer(b"aaa 111".ljust(256), np.uint8)
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", lambda _: there)
+    monkeypatch.setattr(processes, "anywhere", lambda flag: flag)
+    processes.check_same("pictures", "aaa 111")
+    told = r"^all processes must see the same pictures: process 0 sees bbb 111, process 0 aaa 111$"
+    with pytest.raises(ValueError, match=told):
+        processes.check_same("pictures", "bbb 111")
