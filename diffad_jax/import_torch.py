@@ -19,7 +19,7 @@ from configs.schema import Config
 from diffad_jax.method import optim
 from diffad_jax.method.train_state import Variables, start
 from diffad_jax.models import torch_weights
-from diffad_jax.runs import checkpoint, folder, sharding
+from diffad_jax.runs import checkpoint, folder, lock, sharding
 
 # What the authors' training code saves, and we read.
 EPOCH, UNET, SEGMENTATION = "n_epoch", "unet_model_state_dict", "seg_model_state_dict"
@@ -44,10 +44,10 @@ def _write(
     variables = jax.device_put(Variables(params, batch_stats), everywhere)
     state = start(variables, optim.optimizer(config, total_steps=1))
     state = dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
-    folder.claim(workdir, config)
-    with checkpoint.Checkpoints(workdir) as checkpoints:
-        if checkpoints.latest is not None:
-            raise ValueError(f"{workdir} already holds checkpoints: give a new --workdir")
+    if folder.has_checkpoint(workdir):
+        raise ValueError(f"{workdir} already holds checkpoints: give a new --workdir")
+    with lock.Hold(workdir), checkpoint.Checkpoints(workdir) as checkpoints:
+        folder.claim(workdir, config)
         checkpoints.save(step, jax.device_put(state, everywhere))
 
 

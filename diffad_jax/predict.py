@@ -131,8 +131,9 @@ def _config(
     if config is None:
         values = stored.get_config(workdir)
         with values.unlocked():
-            for key, value in (settings | wanted).items():
-                values.update_from_flattened_dict({key: value})
+            values.update_from_flattened_dict(settings | wanted)
+        if values.model.compute_dtype != "bfloat16":
+            values.model.attention = "xla"  # the other kernel knows no other precision
         config = folder.parsed(workdir, values)
     else:
         wanted |= {key: value_of(config.to_dict(), key) for key in settings}

@@ -80,16 +80,7 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     hold = lock.Hold(workdir)
     claim = claimed(hold, config, workdir, category, textures)
     with processes.by_the_first(claim), profiling.fitting(config), processes.watched():
-        batches = functools.partial(
-            pipeline.numpy_batches,
-            category,
-            textures,
-            config.data,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            with_clean=config.loss.target == "clean",
-        )
-        started, state, pending = prepare(config, workdir, mesh, category, batches, hold)
+        started, state, pending = prepare(config, workdir, mesh, category, textures, hold)
         return loop(started, state, pending)
 
 
@@ -114,7 +105,7 @@ def prepare(
     workdir: epath.PathLike,
     mesh: Mesh,
     category: datasets.Category,
-    batches_from: Callable[..., Iterator[dict[str, np.ndarray]]],
+    textures: datasets.Textures,
     hold: lock.Hold,
 ) -> tuple[Run, TrainState, Pending]:
     """Compile, find the newest checkpoint, open the logs.
@@ -149,10 +140,16 @@ def prepare(
         total_steps=total_steps,
         train_step=train_step,
         scorer=scorer.fresh(config, mesh, state),
-        batches=batches_from(
+        batches=pipeline.numpy_batches(
+            category,
+            textures,
+            config.data,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
             start_step=step,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            with_clean=config.loss.target == "clean",
         ),
         checkpoints=checkpoints,
         best=checkpoint.Best(workdir, config.train.keep_best),

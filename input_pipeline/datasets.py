@@ -104,9 +104,7 @@ class PreparedSet:
         planes = self.planes(split, rows, wanted)
         masks = planes.get("mask")
         if isinstance(masks, Stored):
-            masks = masks[
-                np.arange(len(masks))
-            ]  # a third of the pictures; metrics need all at once
+            masks = masks[np.arange(len(masks))]  # metrics need all; a third of the pictures
         return Pictures(
             images=planes["image"],
             masks=masks,

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 PICTURES = "pictures.json"
 
 # What may change between two starts of one training run: its length, how often things are written,
-# how it is evaluated, where its pictures lie (which they are is kept apart, see `pictures.claim`)
-# and what saves memory with the same mathematics.
+# how it is evaluated, where its pictures lie and what they are called (which they are, and how they
+# are treated, is kept apart: `pictures.claim`), what saves memory with the same mathematics.
 FREE_IN_TRAINING = (
     "train.steps",
     "train.epochs",
@@ -43,6 +43,8 @@ FREE_IN_TRAINING = (
     "evaluate.",
     "predict.",
     "data.root",
+    "data.category",
+    "data.kind",
     "data.layout",
     "data.textures",
     "data.cache_dir",
@@ -76,13 +78,13 @@ def check_claim(workdir: epath.PathLike, config: Config) -> list[str]:
 
 def claim(workdir: epath.PathLike, config: Config) -> None:
     """Make the folder this run's; errors as `check_claim`. Whoever calls this holds the lock."""
-    lines, path = check_claim(workdir, config), stored.path(workdir)
-    if path.exists() and not lines:
+    lines = check_claim(workdir, config)
+    if has_checkpoint(workdir) and stored.path(workdir).exists():
         return
     if lines:
         logger.info("%s has no checkpoint yet: started anew, %s", workdir, _told(lines))
-        (epath.Path(workdir) / PICTURES).unlink(missing_ok=True)
-    write(path, json.dumps(config.to_dict(), indent=2) + "\n")
+    (epath.Path(workdir) / PICTURES).unlink(missing_ok=True)
+    write(stored.path(workdir), json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def changes(workdir: epath.PathLike, config: Config, free: tuple[str, ...]) -> list[str]:
@@ -92,15 +94,13 @@ def changes(workdir: epath.PathLike, config: Config, free: tuple[str, ...]) -> l
 
 
 def has_checkpoint(workdir: epath.PathLike) -> bool:
-    """Whether any checkpoint was ever completed here, one that cannot be read included."""
-    places = ("checkpoints", "checkpoints_best", "checkpoints_damaged")
-    folders = [epath.Path(workdir) / place for place in places]
-    return any(
-        path.name.split(".")[0].isdecimal()
-        for place in folders
-        if place.exists()
-        for path in place.iterdir()
-    )
+    """Whether any checkpoint was ever completed here, one that cannot be read included.
+
+    STEP, or where a damaged one of that step was there before STEP.1; what is half-written is
+    called otherwise.
+    """
+    folders = [path for path in epath.Path(workdir).glob("checkpoints*/*") if path.is_dir()]
+    return any(path.name.replace(".", "").isdecimal() for path in folders)
 
 
 def check_model(workdir: epath.PathLike, config: Config) -> None:

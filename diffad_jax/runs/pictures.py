@@ -16,24 +16,32 @@ _SHOWN = 3  # names in a message
 def claim(workdir: epath.PathLike, category: Category, textures: Textures) -> None:
     """Note which pictures a run trains on and which it holds out, or check that they are the same.
 
-    Where they lie does not matter; their names, sizes and times of change do.
+    Where they lie does not matter, nor what the category is called; the pictures' names, sizes and
+    times of change do, and whether they are treated as object or texture.
 
     Raises:
-      ValueError: a picture is gone, new or another than when the run began; names it.
+      ValueError: a picture is gone, new or another than when the run began; names it. Or they are
+        treated in another way.
     """
     path = epath.Path(workdir) / folder.PICTURES
     now = {"train": _stamps(category.train), "held_out": _stamps(category.held_out)}
     others = {"textures": textures.fingerprint, "parts": category.train.parts_stamp}
     if not path.exists():
-        files.write(path, json.dumps(now | others, indent=0) + "\n")
+        known = {"kind": category.kind} | now | others
+        files.write(path, json.dumps(known, indent=0) + "\n")
         return
     before = _read(path)
     for split, where in (("train", "trains on"), ("held_out", "holds out")):
-        if problem := _changed(before.get(split, {}), now[split]):
+        if problem := _changed(before[split], now[split]):
             raise ValueError(
                 f"the pictures that {workdir} {where} have changed since it began: {problem}; put "
                 f"them back ({category.folder}), or start another --workdir"
             )
+    if before.get("kind") != category.kind:
+        raise ValueError(
+            f"the pictures of {workdir} were treated as {before.get('kind')}, and as "
+            f"{category.kind} now: set data.kind={before.get('kind')}"
+        )
     for key, which in (("textures", "of data.textures"), ("parts", f"in {category.folder}/thresh")):
         if before.get(key) != others[key]:
             raise ValueError(
@@ -53,8 +61,8 @@ def check_held_out(workdir: epath.PathLike, category: Category) -> None:
     both = [name for name in category.held_out.names if name in trained]
     if both:
         raise ValueError(
-            f"{_some(both)} cannot be held out: {workdir} was trained on it; evaluate with the "
-            "data.holdout and the pictures of the training"
+            f"{_some(both)} cannot be held out: {workdir} was trained on a picture of that name; "
+            "evaluate with the data.holdout and the pictures of the training"
         )
 
 
@@ -82,6 +90,6 @@ def _some(names: Iterable[str]) -> str:
 def _read(path: epath.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-        return {"train": dict(found["train"])} | found
+        return found | {split: dict(found[split]) for split in ("train", "held_out")}
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}): start another --workdir") from error

@@ -153,3 +153,31 @@ def test_a_run_trained_with_the_kernel_of_gpus_is_evaluated_without(
     text = (tmp_path / "run/config.json").read_text()
     (tmp_path / "run/config.json").write_text(text.replace('"xla"', '"cudnn"'))
     assert evaluate.run(folder.read_config(tmp_path / "run"), tmp_path / "run") is not None
+
+
+def test_a_renamed_category_is_no_other_data(begun):
+    data, work = begun
+    (data / "disc").rename(data / "coin")
+    assert train.run(configured(data, data__category="coin"), work) is not None
+
+
+def test_a_renamed_category_that_is_treated_otherwise_is_refused(begun):
+    data, work = begun
+    (data / "disc").rename(data / "grid")  # a texture by its name
+    with pytest.raises(ValueError, match=r"treated as object, and as texture now: set data\.kind"):
+        train.run(configured(data, data__category="grid"), work)
+
+
+def test_without_a_checkpoint_other_pictures_may_be_taken(data, tmp_path, nothing_compiled):
+    work = tmp_path / "run"
+    for change in (lambda _: None, gone):
+        change(data / "disc")
+        with pytest.raises(AssertionError, match="compiled before"):
+            train.run(configured(data), work)
+    # What a kill left half-written is no checkpoint.
+    (work / "checkpoints/3.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert not folder.has_checkpoint(work)
+    for name in ("checkpoints/3", "checkpoints_damaged/3.1"):
+        (work / name).mkdir(parents=True)
+        assert folder.has_checkpoint(work)
+        (work / name).rmdir()

@@ -96,3 +96,13 @@ def test_every_setting_is_in_the_identity():
     found = identify(config, 7, "0123456789ab")
     assert found.settings == changes and found.category == config.data.category
     assert Identity.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_a_run_of_the_kernel_of_gpus_that_was_evaluated_in_float32(run, tmp_path):
+    """float32 comes from the evaluation, and the kernel that knows bfloat16 alone from the run."""
+    _, work = run
+    values = json.loads((work / "config.json").read_text())
+    values["model"] |= {"attention": "cudnn", "compute_dtype": "bfloat16"}
+    (work / "config.json").write_text(json.dumps(values))
+    evaluate.run(configured(tmp_path), work)
+    assert predict.load(work).config.model.compute_dtype == "float32"
