@@ -37,16 +37,16 @@ def claim(workdir: epath.PathLike, category: Category, textures: Textures) -> No
                 f"the pictures that {workdir} {where} have changed since it began: {problem}; put "
                 f"them back ({category.folder}), or start another --workdir"
             )
-    if before.get("kind") != category.kind:
+    if before["kind"] != category.kind:
         raise ValueError(
-            f"the pictures of {workdir} were treated as {before.get('kind')}, and as "
-            f"{category.kind} now: set data.kind={before.get('kind')}"
+            f"the pictures of {workdir} were treated as {before['kind']}, and as "
+            f"{category.kind} now: set data.kind={before['kind']}"
         )
     for key, which in (("textures", "of data.textures"), ("parts", f"in {category.folder}/thresh")):
-        if before.get(key) != others[key]:
+        if before[key] != others[key]:
             raise ValueError(
                 f"the pictures {which} have changed since {workdir} began (fingerprint "
-                f"{before.get(key)}, now {others[key]}): put them back, or start another --workdir"
+                f"{before[key]}, now {others[key]}): put them back, or start another --workdir"
             )
 
 
@@ -90,6 +90,9 @@ def _some(names: Iterable[str]) -> str:
 def _read(path: epath.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-        return found | {split: dict(found[split]) for split in ("train", "held_out")}
+        words = {key: str(found[key]) for key in ("kind", "textures", "parts")}
+        return words | {split: dict(found[split]) for split in ("train", "held_out")}
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}): start another --workdir") from error
+        raise ValueError(
+            f"{path} is damaged or of another version ({error}): start another --workdir"
+        ) from error

@@ -181,3 +181,11 @@ def test_without_a_checkpoint_other_pictures_may_be_taken(data, tmp_path, nothin
         (work / name).mkdir(parents=True)
         assert folder.has_checkpoint(work)
         (work / name).rmdir()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"train": {}, "held_out": {}}'])
+def test_a_broken_list_of_pictures_is_named(begun, content):
+    data, work = begun
+    (work / "pictures.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"^{work}/pictures\.json is damaged or of another"):
+        train.run(configured(data), work)
