@@ -10,10 +10,26 @@ import itertools
 import math
 import operator
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import ml_collections
+
+from configs.errors import UserError
+from configs.rules import (
+    ABOVE_0,
+    GROUPS,
+    SPAN,
+    WHOLE_GROUPS,
+    Rule,
+    Share,
+    Steps,
+    StepsOr0,
+    Weight,
+    at_least,
+    one_of,
+    within,
+)
 
 # What papers report: the key of each measure, and its name for people. `mean` averages these.
 MEASURES = {
@@ -34,41 +50,6 @@ DEFAULT_MULTIPLIERS = {
     128: (1.0, 1.0, 2.0, 3.0, 4.0),
     32: (1.0, 2.0, 3.0, 4.0),
 }
-GROUPS = 32  # groups of every GroupNorm in the U-Net
-
-
-class Rule(NamedTuple):
-    """What a value must satisfy beside its type; `words` complete 'KEY=VALUE must be ...'."""
-
-    holds: Callable[[Any], bool]
-    words: str
-
-
-def at_least(low: int, unit: str = "") -> Rule:
-    """`low` or more, of a unit such as 'steps'."""
-    return Rule(lambda v: v >= low, f"at least {low} {unit}".rstrip())
-
-
-def within(low: float, high: float, ends: str = "[]") -> Rule:
-    """Between both; a round bracket in `ends` leaves that end out."""
-    left, right = (operator.le if end in "[]" else operator.lt for end in ends)
-    words = f"in {ends[0]}{low:g}, {high:g}{ends[1]}"
-    return Rule(lambda v: left(low, v) and right(v, high), words)
-
-
-def one_of(choices: Sequence[str]) -> Rule:
-    """One of these words."""
-    return Rule(lambda v: v in choices, f"one of {', '.join(map(repr, choices))}")
-
-
-ABOVE_0 = Rule(lambda v: v > 0, "above 0")
-Steps = Annotated[int, at_least(1, "step")]
-StepsOr0 = Annotated[int, at_least(0, "steps")]
-Share = Annotated[float, within(0, 1)]
-Weight = Annotated[float, at_least(0)]
-WHOLE_GROUPS = Rule(lambda v: v > 0 and v % GROUPS == 0, f"a multiple of {GROUPS} channels")
-SPAN = Rule(lambda v: not v or (len(v) == 2 and 1 <= v[0] <= v[1]), "() or (first, last), from 1")
-
 RISING = (
     "0 < diffusion.train_split < diffusion.train_end <= diffusion.timesteps",
     "0 <= evaluate.less_noisy < evaluate.noisier < diffusion.timesteps",
@@ -229,7 +210,7 @@ def parse(config: ml_collections.ConfigDict) -> Config:
     """Turn the ConfigDict of a configuration file into a checked Config.
 
     Raises:
-      ValueError: an unknown or missing key, a value of the wrong type, or an impossible value.
+      UserError: an unknown or missing key, a value of the wrong type, or an impossible value.
     """
     parsed = _build(Config, config.to_dict(), "")
     _check_widths(parsed.model)
@@ -238,18 +219,18 @@ def parse(config: ml_collections.ConfigDict) -> Config:
 
 
 def check_key(name: str) -> None:
-    """Raise ValueError where `name`, such as 'train.steps', is no key; says which there are."""
+    """Raise UserError where `name`, such as 'train.steps', is no key; says which there are."""
     kind, prefix = Config, ""
     for part in name.split("."):
         if not dataclasses.is_dataclass(kind):
-            raise ValueError(f"unknown config key {name}: {prefix[:-1]} is a key, not a section")
+            raise UserError(f"unknown config key {name}: {prefix[:-1]} is a key, not a section")
         key = part.partition("[")[0]  # an element of a tuple: model.unet_multipliers[0]
         hints = typing.get_type_hints(kind)
         _check_known(key, list(hints), prefix)
         kind, prefix = hints[key], f"{prefix}{key}."
     if dataclasses.is_dataclass(kind):
         keys = ", ".join(typing.get_type_hints(kind))
-        raise ValueError(f"config key {name} is a section: give one of its keys, {keys}")
+        raise UserError(f"config key {name} is a section: give one of its keys, {keys}")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -272,7 +253,7 @@ def _build(cls, values: Mapping[str, Any], prefix: str):
         _check_known(key, list(hints), prefix)
     missing = [name for name in hints if name not in values]
     if missing:
-        raise ValueError(f"missing config key {prefix}{missing[0]}")
+        raise UserError(f"missing config key {prefix}{missing[0]}")
     return cls(**{key: _value(hints[key], values[key], f"{prefix}{key}") for key in hints})
 
 
@@ -280,11 +261,11 @@ def _check_known(key: str, known: list[str], prefix: str) -> None:
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
         hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
-        raise ValueError(f"unknown config key {prefix}{key}: {hint}")
+        raise UserError(f"unknown config key {prefix}{key}: {hint}")
 
 
 def _value(kind, value, name: str):
-    """`value` as `kind`, or a ValueError that names the key and the value."""
+    """`value` as `kind`, or a UserError that names the key and the value."""
     if dataclasses.is_dataclass(kind):
         _require(isinstance(value, Mapping), f"{name}={value!r} must be a section of keys")
         return _build(kind, value, f"{name}.")
@@ -307,7 +288,7 @@ def _value(kind, value, name: str):
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)
 
 
 def _check_widths(model: ModelConfig) -> None:

@@ -6,12 +6,14 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from configs.errors import UserError
+
 
 def get_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     """The configuration of a run as a configuration file gives it.
 
     Raises:
-      ValueError: no run there, or its config.json is none.
+      UserError: no run there, or its config.json is none.
     """
     stored = read(workdir)
     # JSON has no tuples, and a list could not be overridden by a flag.
@@ -30,17 +32,17 @@ def read(workdir: epath.PathLike) -> dict[str, Any]:
     """The configuration of a run as its config.json holds it.
 
     Raises:
-      ValueError: no run there, or its config.json is none.
+      UserError: no run there, or its config.json is none.
     """
     file = path(workdir)
     if not file.exists():
         inside = sorted(run.parent.name for run in epath.Path(workdir).glob("*/config.json"))
         hint = f"; there are runs in it: {', '.join(inside)}" if inside else ""
-        raise ValueError(f"{workdir} holds no run: {file} does not exist{hint}")
+        raise UserError(f"{workdir} holds no run: {file} does not exist{hint}")
     try:
         config = json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is not a configuration: {error}") from error
+        raise UserError(f"{file} is not a configuration: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{file} is not a configuration: it holds a {type(config).__name__}")
+        raise UserError(f"{file} is not a configuration: it holds a {type(config).__name__}")
     return config

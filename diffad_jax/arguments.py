@@ -12,6 +12,7 @@ import absl.logging
 from absl import flags as absl_flags
 
 from configs import schema, stored
+from configs.errors import UserError
 from diffad_jax import flags
 from diffad_jax.flags import MODES, PACKAGED, TABLE
 
@@ -74,17 +75,17 @@ def arguments(argv: Sequence[str]) -> list[str]:
     """The arguments, checked against the mode's flags, with --config resolved and first.
 
     Raises:
-      ValueError: a mode, flag or key that is not there; a flag the mode does not use; one it
+      UserError: a mode, flag or key that is not there; a flag the mode does not use; one it
         needs and lacks; no such configuration, or no run in the workdir.
     """
     given, rest = split(argv)
     if rest:
         hint = f": did you mean --mode {rest[0]}?" if rest[0] in MODES else ""
-        raise ValueError(f"unexpected argument {rest[0]}{hint}")
+        raise UserError(f"unexpected argument {rest[0]}{hint}")
     values = {word.name: word.value for word in given}  # of one given twice, the last counts
     name = values.get("mode", flags.DEFAULT_MODE) or ""
     if name not in MODES:
-        raise ValueError(f"unknown mode {name}{_near(name, MODES)}")
+        raise UserError(f"unknown mode {name}{_near(name, MODES)}")
     _check_flags(given, name)
     file, mode = values.get("config"), MODES[name]
     if file is not None:
@@ -123,7 +124,7 @@ def config_path(given: str) -> str:
     """The file that --config means: as given, else among the packaged ones; keeps ':ARGUMENT'.
 
     Raises:
-      ValueError: there is none, or it is no configuration.
+      UserError: there is none, or it is no configuration.
     """
     name, colon, argument = given.partition(":")
     path = pathlib.Path(name)
@@ -135,9 +136,9 @@ def config_path(given: str) -> str:
     if file is None:
         files = [f for f in sorted(PACKAGED.glob("*.py")) if "def get_config()" in f.read_text()]
         there = [file.stem for file in files]
-        raise ValueError(f"no configuration file {name}; packaged ones are {', '.join(there)}")
+        raise UserError(f"no configuration file {name}; packaged ones are {', '.join(there)}")
     if "def get_config" not in file.read_text():
-        raise ValueError(f"{file} is no configuration: it has no get_config()")
+        raise UserError(f"{file} is no configuration: it has no get_config()")
     return f"{file}{colon}{argument}"
 
 
@@ -145,7 +146,7 @@ def own_config(workdir: str) -> str:
     """What --config is by default, where a mode works on a finished run.
 
     Raises:
-      ValueError: the workdir holds no run, or one of another version of this program.
+      UserError: the workdir holds no run, or one of another version of this program.
     """
     from diffad_jax.runs import folder  # late, for --help
 
@@ -175,15 +176,15 @@ def _check_flags(given: Iterable[Word], name: str) -> None:
         elif word.name != "mode" and word.name not in TABLE:
             if not _is_absl(word.name):
                 near = _near(word.name, [*TABLE, "mode"], "--")
-                raise ValueError(f"unknown flag --{word.name}{near}")
+                raise UserError(f"unknown flag --{word.name}{near}")
             continue
         if flag != "mode" and flag not in mode.flags:
             users = ", ".join(other for other, its in MODES.items() if flag in its.flags)
-            raise ValueError(f"--mode {name} does not use --{flag}, which belongs to {users}")
+            raise UserError(f"--mode {name} does not use --{flag}, which belongs to {users}")
     names = {word.name for word in given}
     missing = [f"--{flag} {TABLE[flag].value}" for flag in mode.needs if flag not in names]
     if missing:
-        raise ValueError(f"--mode {name} needs {' and '.join(missing)} (see --help {name})")
+        raise UserError(f"--mode {name} needs {' and '.join(missing)} (see --help {name})")
 
 
 def _near(name: str, known: Iterable[str], prefix: str = "") -> str:

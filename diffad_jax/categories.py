@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax import compare
 from diffad_jax.runs import files, lock
-from input_pipeline import layouts
+from input_pipeline.folders import layouts
 
 logger = logging.getLogger(__name__)
 RESTARTS = 2  # of a process that something killed; one that ended with an error would end so again
@@ -90,14 +91,14 @@ def run(
       program: the command line.
 
     Raises:
-      ValueError: no such category; workdir in use; or categories failed: names them and their logs.
+      UserError: no such category; workdir in use; or categories failed: names them and their logs.
     """
     jobs = [_job(name, workdir) for name in names(config)]
     base = epath.Path(workdir)
     platform, count = devices()
     workers = workers or (1 if platform == "cpu" else count)
     if platform != "cpu" and workers > count:
-        raise ValueError(f"--workers={workers}, but there are {count} {platform} devices")
+        raise UserError(f"--workers={workers}, but there are {count} {platform} devices")
     base.mkdir(parents=True, exist_ok=True)
     with lock.Hold(base):
         if mode == "train":
@@ -121,21 +122,21 @@ def run(
     if evaluated:
         compare.run(evaluated, base)
     if failed := [f"{job.name} ({job.log})" for job in jobs if job.state == "failed"]:
-        raise ValueError(f"{len(failed)} of {len(jobs)} categories failed: {', '.join(failed)}")
+        raise UserError(f"{len(failed)} of {len(jobs)} categories failed: {', '.join(failed)}")
 
 
 def names(config: Config) -> list[str]:
     """The categories that a configuration names.
 
     Raises:
-      ValueError: there is no such category.
+      UserError: there is no such category.
     """
     found = layouts.categories(pathlib.Path(config.data.root), config.data.layout)
     if config.data.category == "all":
         return found
     wanted = [name.strip() for name in config.data.category.split(",") if name.strip()]
     if unknown := sorted(set(wanted) - set(found)):
-        raise ValueError(f"no categories {unknown} in {config.data.root}: found {found}")
+        raise UserError(f"no categories {unknown} in {config.data.root}: found {found}")
     return list(dict.fromkeys(wanted))
 
 
@@ -143,7 +144,7 @@ def devices() -> tuple[str, int]:
     """Platform and number of this machine's devices, asked for in a process of its own."""
     result = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True)
     if result.returncode:
-        raise ValueError(f"JAX finds no devices: {result.stderr.strip().splitlines()[-1:]}")
+        raise UserError(f"JAX finds no devices: {result.stderr.strip().splitlines()[-1:]}")
     platform, count = result.stdout.split()[-2:]
     return platform, int(count)
 
@@ -204,8 +205,8 @@ def _mark_done(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None
         return
     try:
         before = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error}): move it away") from error
+    except UserError as error:
+        raise UserError(f"{path} cannot be read ({error}): move it away") from error
     now = json.loads(json.dumps(config.to_dict()))
     before["config"]["data"]["category"] = now["data"]["category"]
     for job in jobs:

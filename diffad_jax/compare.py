@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from configs import stored
+from configs.errors import UserError
 from configs.schema import MEASURES
 from diffad_jax.reporting import tables
 from diffad_jax.reporting.tables import Entry, Line
@@ -36,7 +37,7 @@ def run(workdirs: Sequence[epath.PathLike], output: epath.PathLike | None = None
       output: folder to write to; None: the nearest folder that holds all the runs.
 
     Raises:
-      ValueError: nothing there, no run with an evaluation, or one that does not say what it was
+      UserError: nothing there, no run with an evaluation, or one that does not say what it was
         scored with; names what was looked at.
     """
     folders = find(workdirs)
@@ -44,7 +45,7 @@ def run(workdirs: Sequence[epath.PathLike], output: epath.PathLike | None = None
     entries = [entry for entry in found.values() if entry is not None]
     without = [str(folder) for folder, entry in found.items() if entry is None]
     if not entries:
-        raise ValueError(f"no evaluation in {', '.join(without)}: nothing to compare")
+        raise UserError(f"no evaluation in {', '.join(without)}: nothing to compare")
     if without:
         logger.warning("without an evaluation, left out: %s", ", ".join(without))
     lines, notes = tabulate(entries)
@@ -66,15 +67,15 @@ def find(workdirs: Sequence[epath.PathLike]) -> list[epath.Path]:
     """The runs that are meant, each once: in the order given, those of one folder by name.
 
     Raises:
-      ValueError: none given, or nothing there.
+      UserError: none given, or nothing there.
     """
     if not workdirs:
-        raise ValueError("no workdir to compare was given")
+        raise UserError("no workdir to compare was given")
     found: dict[epath.Path, None] = {}
     for given in workdirs:
         runs = [run for folder in _expand(given) for run in _runs(folder, DEPTH)]
         if not runs:
-            raise ValueError(f"{given} holds no run: no folder there has a config.json")
+            raise UserError(f"{given} holds no run: no folder there has a config.json")
         found |= dict.fromkeys(runs)
     return list(found)
 
@@ -83,7 +84,7 @@ def read(folder: epath.Path) -> Entry | None:
     """A run's newest evaluation; None where it has none.
 
     Raises:
-      ValueError: a file is not what it should be; names it.
+      UserError: a file is not what it should be; names it.
     """
     candidates = [
         path / "metrics.json" for path in _folders(folder / "eval") if path.name.isdecimal()
@@ -95,7 +96,7 @@ def read(folder: epath.Path) -> Entry | None:
     values = _mapping(newest)
     wrong = [key for key in MEASURES if not isinstance(values.get(key), float | int | None)]
     if wrong:
-        raise ValueError(f"{newest}: {wrong[0]} is {values[wrong[0]]!r}, not a number")
+        raise UserError(f"{newest}: {wrong[0]} is {values[wrong[0]]!r}, not a number")
     return Entry(
         workdir=folder, identity=_identity(values.pop("identity", None), newest), values=values
     )
@@ -229,7 +230,7 @@ def _identity(stored_values: Any, file: epath.Path) -> Identity:
         tables.made_with(made)  # every part is what it should be
         return made
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{file} does not say what it was scored with: evaluate the run again (--mode evaluate)"
         ) from error
 
@@ -280,11 +281,11 @@ def _folders(folder: epath.Path) -> list[epath.Path]:
 
 
 def _mapping(path: epath.Path) -> dict[str, Any]:
-    """What a JSON file holds, or a ValueError that names it."""
+    """What a JSON file holds, or a UserError that names it."""
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__} where names and values belong")
+        raise UserError(f"{path} holds a {type(values).__name__} where names and values belong")
     return values

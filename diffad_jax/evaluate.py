@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax.reporting import grid, page, tables
 from diffad_jax.runs import folder, pictures, sharding
@@ -24,13 +25,13 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float]:
     """Evaluate a run's checkpoint; see `evaluate`.
 
     Raises:
-      ValueError: no run, no checkpoint, another model's run, unusable pictures, or held-out
+      UserError: no run, no checkpoint, another model's run, unusable pictures, or held-out
         pictures that the run was trained on.
     """
     folder.check_model(workdir, config)  # before the pictures are read
     category = load_category(config.data, config.model.image_size)
     if not len(shown(category).images):
-        raise ValueError(
+        raise UserError(
             f"no test pictures in {category.folder}, and none held out of training (data.holdout): "
             "nothing to evaluate"
         )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax.method import optim
 from diffad_jax.method.train_state import Variables, start
@@ -29,7 +30,7 @@ def run(path: epath.PathLike, config: Config, workdir: epath.PathLike) -> None:
     """Write the authors' checkpoint as a run of ours; its step is their number of epochs.
 
     Raises:
-      ValueError: as `read_checkpoint`, `torch_weights.from_torch` and `folder.claim`.
+      UserError: as `read_checkpoint`, `torch_weights.from_torch` and `folder.claim`.
     """
     epoch, unet, segmentation = read_checkpoint(path)
     params, batch_stats = torch_weights.from_torch(unet, segmentation, config.model)
@@ -45,7 +46,7 @@ def _write(
     state = start(variables, optim.optimizer(config, total_steps=1))
     state = dataclasses.replace(state, step=jnp.asarray(step, jnp.int32))
     if folder.has_checkpoint(workdir):
-        raise ValueError(f"{workdir} already holds checkpoints: give a new --workdir")
+        raise UserError(f"{workdir} already holds checkpoints: give a new --workdir")
     with lock.Hold(workdir), checkpoint.Checkpoints(workdir) as checkpoints:
         folder.claim(workdir, config)
         checkpoints.save(step, jax.device_put(state, everywhere))
@@ -60,30 +61,30 @@ def read_checkpoint(path: epath.PathLike) -> tuple[int, dict, dict]:
       The epoch, and the state dicts of the U-Net and of the segmentation network as NumPy arrays.
 
     Raises:
-      ValueError: torch is not installed, there is no such file, it cannot be read safely, or it
+      UserError: torch is not installed, there is no such file, it cannot be read safely, or it
         does not hold what the authors write.
     """
     try:
         import torch
     except ImportError as error:
-        raise ValueError("reading a PyTorch checkpoint needs torch: pip install torch") from error
+        raise UserError("reading a PyTorch checkpoint needs torch: pip install torch") from error
     path = epath.Path(path)
     if not path.is_file():
-        raise ValueError(f"no checkpoint file {path}")
+        raise UserError(f"no checkpoint file {path}")
     # The authors' `args` are a defaultdict(str), which torch refuses to fill: a dict stands in.
     allowed = [(_empty_dict, "collections.defaultdict"), str]
     with torch.serialization.safe_globals(allowed), path.open("rb") as file:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} cannot be read: it is damaged or no PyTorch file, or holds more than "
                 f"tensors and plain values, which could run code and is not loaded"
             ) from error
     keys = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
     for key in (EPOCH, UNET, SEGMENTATION):
         if key not in keys:
-            raise ValueError(f"{path} holds no {key}, but {keys}")
+            raise UserError(f"{path} holds no {key}, but {keys}")
     unet, segmentation = (
         {name: np.asarray(tensor.to(torch.float32)) for name, tensor in content[key].items()}
         for key in (UNET, SEGMENTATION)

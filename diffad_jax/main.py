@@ -15,11 +15,12 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from configs import schema, stored
+from configs.errors import UserError
 from diffad_jax import arguments
 
 FLAGS = absl_flags.FLAGS
 # What the user or the machine can mend is told in a line; everything else is ours: a traceback.
-TOLD_IN_A_LINE = (ValueError, FloatingPointError, OSError)
+TOLD_IN_A_LINE = (UserError, FloatingPointError, OSError)
 
 
 def run() -> None:

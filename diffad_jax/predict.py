@@ -49,6 +49,7 @@ from tqdm import tqdm
 
 import diffad_jax
 from configs import stored
+from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax.predicting.files import Source, find
 from diffad_jax.predicting.predictor import Predictor
@@ -58,7 +59,7 @@ from diffad_jax.runs import files, folder, sharding
 from diffad_jax.scoring import scorer
 from diffad_jax.scoring.identity import value_of
 from diffad_jax.scoring.threshold import Threshold, read
-from input_pipeline.pictures import decode_rgb
+from input_pipeline.decoding.pictures import decode_rgb
 
 logger = logging.getLogger(__name__)
 UNREADABLE = 3  # exit status
@@ -84,11 +85,11 @@ def load(
       overrides: dotted keys to change in the run's configuration, such as {"predict.maps": "npy"}.
 
     Raises:
-      ValueError: no run, no checkpoint, another model's run, scores made in another way than those
+      UserError: no run, no checkpoint, another model's run, scores made in another way than those
         that the stored threshold was found on, or a process of several hosts.
     """
     if jax.process_count() > 1:
-        raise ValueError(f"predict works on one host, this is one of {jax.process_count()}")
+        raise UserError(f"predict works on one host, this is one of {jax.process_count()}")
     found = read(workdir)
     identity = found.identity if found is not None and threshold is None else None
     config = _config(workdir, config, overrides or {}, found, must_fit=threshold is None)
@@ -124,7 +125,7 @@ def _config(
     """The configuration to predict with: the one given, or the run's as it was evaluated.
 
     Raises:
-      ValueError: `must_fit`, and a setting is another than the threshold was found with.
+      UserError: `must_fit`, and a setting is another than the threshold was found with.
     """
     settings = {} if found is None else dict(found.identity.settings)
     wanted = dict(overrides)
@@ -139,7 +140,7 @@ def _config(
         wanted |= {key: value_of(config.to_dict(), key) for key in settings}
     for key, value in settings.items():
         if must_fit and key in wanted and wanted[key] != value:
-            raise ValueError(
+            raise UserError(
                 f"{key} is {wanted[key]!r}, but the threshold of {workdir} was found with "
                 f"{value!r}: leave it, run --mode evaluate with it, or give --threshold"
             )
@@ -175,7 +176,7 @@ def run(
       How many pictures could not be read.
 
     Raises:
-      ValueError: no pictures, no usable output folder, or as `load`.
+      UserError: no pictures, no usable output folder, or as `load`.
     """
     sources = find(pattern, output)
     target = _output_folder(output)
@@ -205,11 +206,11 @@ def _output_folder(output: str | os.PathLike) -> pathlib.Path:
     """The folder for the results, made if need be."""
     folder = pathlib.Path(output).expanduser()
     if "://" in os.fspath(output):
-        raise ValueError(f"{output} cannot be the output folder: it must be a local one")
+        raise UserError(f"{output} cannot be the output folder: it must be a local one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{folder} cannot be the output folder: {error}") from error
+        raise UserError(f"{folder} cannot be the output folder: {error}") from error
     return folder
 
 
@@ -217,12 +218,12 @@ def _write(
     target: pathlib.Path,
     source: Source,
     picture: np.ndarray | None,
-    result: Prediction | ValueError,
+    result: Prediction | UserError,
     model: Predictor,
 ) -> dict[str, Any]:
     """Write a picture's files; returns its line of the tables."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"picture": source.name}
-    if isinstance(result, ValueError) or picture is None:
+    if isinstance(result, UserError) or picture is None:
         return row | {"error": str(result)}
     kind = model.config.predict.maps
     anomaly_map, overlay = f"maps/{source.output(f'.{kind}')}", f"overlays/{source.output('.png')}"

@@ -16,6 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax import evaluate
 from diffad_jax.method import jitted, optim, train_state
@@ -69,7 +70,7 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
     held-out ones.
 
     Raises:
-      ValueError: unusable or changed pictures, a workdir of other settings or in use by another
+      UserError: unusable or changed pictures, a workdir of other settings or in use by another
         process, checkpoints that cannot be read, or too little device memory.
       FloatingPointError: a loss term is not finite; names the step and the term.
       OSError: something cannot be written; names the path. The newest checkpoint stays.
@@ -214,10 +215,10 @@ def evaluation(run: Run, state: TrainState, step: int) -> dict[str, float] | Non
 
 
 def load(config: Config, mesh: Mesh) -> tuple[datasets.Category, datasets.Textures]:
-    """The category and the anomaly sources, or a ValueError that says why they cannot be used."""
+    """The category and the anomaly sources, or a UserError that says why they cannot be used."""
     train, platform = config.train, mesh.devices.flat[0].platform
     if config.model.attention == "cudnn" and platform != "gpu":
-        raise ValueError(f"model.attention=cudnn needs a CUDA GPU, this is a {platform}: use xla")
+        raise UserError(f"model.attention=cudnn needs a CUDA GPU, this is a {platform}: use xla")
     sharding.check_batch(train.batch_size, mesh, "train.batch_size")
     part = train.batch_size // train.accumulation_steps
     sharding.check_batch(part, mesh, "train.batch_size / train.accumulation_steps")
@@ -231,13 +232,13 @@ def load(config: Config, mesh: Mesh) -> tuple[datasets.Category, datasets.Textur
 
 
 def check_best(metric: str, category: datasets.Category) -> None:
-    """Raise ValueError where the metric of `train.keep_best` will not be known."""
+    """Raise UserError where the metric of `train.keep_best` will not be known."""
     test = category.test
     unmasked = int(np.sum((test.labels == 1) & ~test.has_mask)) if len(test.images) else 0
     if metric and not len(test.images):
-        raise ValueError(f"train.keep_best={metric}, but {category.folder} has no test pictures")
+        raise UserError(f"train.keep_best={metric}, but {category.folder} has no test pictures")
     if metric.startswith(("pixel", "aupro")) and unmasked:
-        raise ValueError(
+        raise UserError(
             f"train.keep_best={metric}, but {unmasked} defective pictures in {category.folder} "
             "have no mask"
         )

@@ -26,10 +26,11 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 from etils import epath
 
-from input_pipeline.layouts import LAYOUTS, resolve
+from configs.errors import UserError
+from input_pipeline.decoding.pictures import decode_mask, decode_rgb, resize_nearest, resize_picture
+from input_pipeline.folders.layouts import LAYOUTS, resolve
+from input_pipeline.folders.scan import GOOD, Record, digest, parts, scan, stamped
 from input_pipeline.on_disk import chunks
-from input_pipeline.pictures import decode_mask, decode_rgb, resize_nearest, resize_picture
-from input_pipeline.scan import GOOD, Record, digest, parts, scan, stamped
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class PicturesConfig(tfds.core.BuilderConfig):
         """Scan the folder.
 
         Raises:
-          ValueError: no layout fits, or as `scan.scan`.
+          UserError: no layout fits, or as `scan.scan`.
         """
         if not self.folder:
             self.name, self.records = self.layout, []
@@ -167,7 +168,7 @@ def prepare(config: PicturesConfig, cache_dir: str) -> tfds.core.DatasetBuilder:
     interrupted preparation leaves is never read.
 
     Raises:
-      ValueError: as `load_record`; the cache cannot be written.
+      UserError: as `load_record`; the cache cannot be written.
     """
     cache_dir = os.path.expanduser(cache_dir)
     builder = _builder(config, cache_dir)
@@ -194,9 +195,9 @@ def _builder(config: PicturesConfig, cache_dir: str) -> AnomalyPictures:
         raise _unwritable(cache_dir, error) from error
 
 
-def _unwritable(cache_dir: str, error: Exception) -> ValueError:
+def _unwritable(cache_dir: str, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split(";")[0].split())
-    return ValueError(f"cannot write prepared pictures to data.cache_dir={cache_dir}: {reason}")
+    return UserError(f"cannot write prepared pictures to data.cache_dir={cache_dir}: {reason}")
 
 
 def find(
@@ -205,7 +206,7 @@ def find(
     """What was prepared in `cache_dir` from a folder of that name, which need not be here.
 
     Raises:
-      ValueError: nothing, or more than one state of it.
+      UserError: nothing, or more than one state of it.
     """
     top = epath.Path(os.path.expanduser(cache_dir)) / AnomalyPictures.name
     pattern = PicturesConfig.stem(folder, image_size, resize, fit) + "*"
@@ -215,7 +216,7 @@ def find(
     found = [builder for builder in built if builder.info.metadata["folder"] == folder.name]
     if len(found) != 1:
         names = [builder.data_path.parent.name for builder in found]
-        raise ValueError(
+        raise UserError(
             f"found {len(found)} prepared sets of {folder.name} at {top / pattern}, need one"
             f"{': ' * bool(names)}{', '.join(names)}"
         )
@@ -223,9 +224,9 @@ def find(
 
 
 def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
-    """The same; ValueError where its shards cannot be read by index."""
+    """The same; UserError where its shards cannot be read by index."""
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise ValueError(
+        raise UserError(
             f"{builder.data_path} holds {builder.info.file_format.value} files, need array_record: "
             f"delete the folder, or build it with --file_format array_record"
         )
@@ -249,7 +250,7 @@ def load_record(folder: pathlib.Path, record: Record, size: int, resize: str, fi
     """Decode the files of one record and bring them to the features of `AnomalyPictures`.
 
     Raises:
-      ValueError: a file that is not a whole picture; a mask of another size than its picture, an
+      UserError: a file that is not a whole picture; a mask of another size than its picture, an
         empty one of a defective picture, or one that marks a defect in a good picture.
     """
     picture = decode_rgb(folder / record.picture)
@@ -276,18 +277,18 @@ def _mask(folder: pathlib.Path, record: Record, shape: tuple[int, ...]) -> np.nd
     """The mask of a picture of `shape`, checked."""
     mask = decode_mask(folder / record.mask)
     if mask.shape[:2] != shape[:2]:
-        raise ValueError(
+        raise UserError(
             f"{folder / record.mask} is {mask.shape[1]}x{mask.shape[0]} px but its picture "
             f"{folder / record.picture} is {shape[1]}x{shape[0]} px"
         )
     marked = int(mask.sum())
     if record.defect != GOOD and not marked:
-        raise ValueError(
+        raise UserError(
             f"{folder / record.mask} is empty but its picture {folder / record.picture} is "
             f"defective: mark the defect, or delete the mask and set data.missing_masks=ignore"
         )
     if record.defect == GOOD and marked:
-        raise ValueError(
+        raise UserError(
             f"{folder / record.mask} marks {marked} px but its picture {folder / record.picture} "
             f"is good"
         )

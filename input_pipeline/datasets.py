@@ -17,9 +17,9 @@ from jaxtyping import Bool, Int, UInt8
 from configs.schema import DataConfig
 from input_pipeline import textures
 from input_pipeline.builder import PicturesConfig, find, kind_of, prepare
-from input_pipeline.layouts import LAYOUTS
+from input_pipeline.folders.layouts import LAYOUTS
+from input_pipeline.folders.scan import GOOD, Record, check_masks, digest
 from input_pipeline.on_disk import Pictures, Stored
-from input_pipeline.scan import GOOD, Record, check_masks, digest
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def load_category(data: DataConfig, image_size: int) -> Category:
     """Read one category, preparing it in the cache first when it is new or has changed.
 
     Raises:
-      ValueError: no such folder; no good training pictures; a defective test picture without its
+      UserError: no such folder; no good training pictures; a defective test picture without its
         mask (unless data.missing_masks is 'ignore'); a mask of another size than its picture; a
         file that is not a whole picture.
     """
@@ -150,7 +150,7 @@ def load_textures(data: DataConfig, image_size: int) -> Textures:
     """Every picture under `data.textures`, sorted by path; procedural ones where that is empty.
 
     Raises:
-      ValueError: no such folder; no pictures; a file that is not a whole picture.
+      UserError: no such folder; no pictures; a file that is not a whole picture.
     """
     if not data.textures:
         logger.warning(
@@ -178,7 +178,7 @@ def prepared_category(data: DataConfig, image_size: int) -> PreparedSet:
     """The category, prepared first when it is new or has changed.
 
     Raises:
-      ValueError: as `builder.prepare`, or where data.layout is 'prepared' as `builder.find`.
+      UserError: as `builder.prepare`, or where data.layout is 'prepared' as `builder.find`.
     """
     return _prepared(folder_of(data), data.layout, data, image_size)
 

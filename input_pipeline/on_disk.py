@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int, Int32, UInt8
 
-from input_pipeline.scan import digest
+from input_pipeline.folders.scan import digest
 
 
 def chunks(count: int, size: int = 64) -> Iterator[Int[np.ndarray, "rows"]]:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import UInt8
 
+from configs.errors import UserError
 from configs.schema import DataConfig
 from input_pipeline import keep_tensorflow_off_accelerators
 from input_pipeline.datasets import Category, Textures
@@ -71,7 +72,7 @@ def train_batches(
       'clean' f32[b, s, s, 3] in [0, 1].
 
     Raises:
-      ValueError: fewer pictures than a batch; a batch that the hosts cannot share evenly.
+      UserError: fewer pictures than a batch; a batch that the hosts cannot share evenly.
     """
     check(category, batch_size, process_count)
     local = batch_size // process_count
@@ -94,15 +95,15 @@ def train_batches(
 
 
 def check(category: Category, batch_size: int, process_count: int) -> None:
-    """Raise ValueError where a category cannot fill a batch, or the hosts cannot share one."""
+    """Raise UserError where a category cannot fill a batch, or the hosts cannot share one."""
     n = len(category.train.images)
     if n < batch_size:
-        raise ValueError(
+        raise UserError(
             f"{category.folder} has {n} good training pictures, "
             f"fewer than train.batch_size={batch_size}"
         )
     if batch_size % process_count:
-        raise ValueError(
+        raise UserError(
             f"train.batch_size={batch_size} is not divisible by the {process_count} hosts"
         )
 

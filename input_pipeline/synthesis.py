@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from configs.errors import UserError
 from input_pipeline import augment
 
 MAX_PERIOD_LOG2 = 5  # noise periods are 1, 2, 4, ... 32 a side
@@ -117,7 +118,7 @@ def rearrange_strips(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """
     height, width, channels = image.shape
     if height % STRIPS or width % STRIPS:
-        raise ValueError(f"picture of {height}x{width} px does not divide into {STRIPS} strips")
+        raise UserError(f"picture of {height}x{width} px does not divide into {STRIPS} strips")
     evens, odds = tf.unstack(
         tf.argsort(tf.random.stateless_uniform([2, STRIPS // 2], tf.random.fold_in(seed, _COLUMNS)))
     )

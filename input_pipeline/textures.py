@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 
+from configs.errors import UserError
 from input_pipeline import keep_tensorflow_off_accelerators
+from input_pipeline.decoding.pictures import EXTENSIONS
 from input_pipeline.on_disk import replacing
-from input_pipeline.pictures import EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -181,12 +182,12 @@ def folder_of(textures: str, cache_dir: str, needed: bool) -> pathlib.Path:
       needed: whether the files have to be there.
 
     Raises:
-      ValueError: no such set, one without pictures, or one that can be neither read nor downloaded.
+      UserError: no such set, one without pictures, or one that can be neither read nor downloaded.
     """
     if not textures.startswith(PREFIX):
         return pathlib.Path(textures).expanduser()
     if needed and "://" in cache_dir:
-        raise ValueError(f"data.textures={textures} needs a local data.cache_dir, got {cache_dir}")
+        raise UserError(f"data.textures={textures} needs a local data.cache_dir, got {cache_dir}")
     name = textures.removeprefix(PREFIX)
     folder = pathlib.Path(cache_dir).expanduser() / "tfds" / name.replace("/", "-")
     if needed and not folder.exists():
@@ -194,7 +195,7 @@ def folder_of(textures: str, cache_dir: str, needed: bool) -> pathlib.Path:
             _write_pictures(_tfds_builder(name, cache_dir), folder)
         except Exception as error:  # what TFDS raises has no common class
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(
+            raise UserError(
                 f"data.textures={textures} cannot be read or downloaded: {reason[:300]}; give the "
                 f"folder of a copy, or '' for procedural textures"
             ) from error

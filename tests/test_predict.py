@@ -17,7 +17,7 @@ from diffad_jax.method import optim, steps, train_state
 from diffad_jax.predicting import results
 from diffad_jax.runs import checkpoint, folder
 from diffad_jax.scoring import scorer, threshold
-from input_pipeline import pictures
+from input_pipeline.decoding import pictures
 from tests.support import folders, helpers, odd_pictures, toy_model
 
 SIZE = 32  # px, of the model

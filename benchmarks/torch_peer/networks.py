@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from configs import schema
+from configs import rules, schema
 from diffad_jax.method import diffusion
 
 
@@ -44,11 +44,11 @@ class ResBlock(nn.Module):
         super().__init__()
         self.resample = resample
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(schema.GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, 1, 1)
+            nn.GroupNorm(rules.GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, 1, 1)
         )
         self.embed_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, outputs))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(schema.GROUPS, outputs),
+            nn.GroupNorm(rules.GROUPS, outputs),
             nn.SiLU(),
             nn.Identity(),
             nn.Conv2d(outputs, outputs, 3, 1, 1),
@@ -70,7 +70,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(schema.GROUPS, channels)
+        self.norm = nn.GroupNorm(rules.GROUPS, channels)
         self.to_qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
@@ -123,7 +123,7 @@ class UNet(nn.Module):
             nn.ModuleList(nn.ModuleList(layers) for layers in side) for side in (down, up)
         )
         self.out = nn.Sequential(
-            nn.GroupNorm(schema.GROUPS, last), nn.SiLU(), nn.Conv2d(last, 3, 3, 1, 1)
+            nn.GroupNorm(rules.GROUPS, last), nn.SiLU(), nn.Conv2d(last, 3, 3, 1, 1)
         )
 
     def forward(self, x, t):

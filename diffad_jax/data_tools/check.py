@@ -17,11 +17,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from configs import schema
-from input_pipeline import layouts, textures
+from configs.errors import UserError
+from input_pipeline import textures
 from input_pipeline.datasets import held_out
+from input_pipeline.decoding.pictures import decode_mask, decode_rgb, resize_nearest
+from input_pipeline.folders import layouts
+from input_pipeline.folders.scan import GOOD, Record, pictures_under, scan, unused
 from input_pipeline.on_disk import chunks
-from input_pipeline.pictures import decode_mask, decode_rgb, resize_nearest
-from input_pipeline.scan import GOOD, Record, pictures_under, scan, unused
 
 _DARK = 32  # grey levels: a picture without a brighter pixel
 
@@ -80,7 +82,7 @@ def check_textures(config: schema.Config) -> list[Finding]:
     folder = pathlib.Path(given).expanduser()
     try:
         records = scan(folder, layouts.LAYOUTS["textures"])
-    except ValueError as error:
+    except UserError as error:
         return [Finding("error", given, f"data.textures: {error}")]
     seen = _read_all(folder, records, config)
     return [Finding(p[0], str(folder / p[1]), p[2]) for one in seen for p in one.problems]
@@ -91,7 +93,7 @@ def _scan(folder: pathlib.Path, layout: str) -> tuple[list[Finding], str, list[R
     try:
         name = layouts.recognise(folder) if layout == "auto" else layout
         return [], name, scan(folder, layouts.LAYOUTS[name], "ignore")
-    except ValueError as error:
+    except UserError as error:
         everything = pictures_under(folder, recursive=True)
         records = [
             Record("", file.relative_to(folder).as_posix(), "", "", GOOD) for file in everything
@@ -118,7 +120,7 @@ def _read(folder: pathlib.Path, record: Record, image_size: int, fit: str) -> Se
     try:
         picture = decode_rgb(folder / record.picture)
         seen.file = hashlib.sha256((folder / record.picture).read_bytes()).digest()
-    except ValueError as error:
+    except UserError as error:
         seen.add("error", record.picture, _reason(error, folder / record.picture))
     if picture is not None:
         seen.size = f"{picture.shape[1]}x{picture.shape[0]}"
@@ -135,7 +137,7 @@ def _read(folder: pathlib.Path, record: Record, image_size: int, fit: str) -> Se
         try:
             if not decode_rgb(folder / record.foreground).any():
                 seen.add("warning", record.foreground, "a foreground without any object")
-        except ValueError as error:
+        except UserError as error:
             seen.add("error", record.foreground, _reason(error, folder / record.foreground))
     return seen
 
@@ -145,7 +147,7 @@ def _read_mask(folder: pathlib.Path, seen: Seen, image_size: int, fit: str) -> N
     file = seen.record.mask
     try:
         mask = decode_mask(folder / file)
-    except ValueError as error:
+    except UserError as error:
         seen.add("error", file, _reason(error, folder / file))
         return
     size = f"{mask.shape[1]}x{mask.shape[0]}"
@@ -240,7 +242,7 @@ def _summary(name: str, records: Sequence[Record], seen: Sequence[Seen]) -> str:
     )
 
 
-def _reason(error: ValueError, path: pathlib.Path) -> str:
+def _reason(error: UserError, path: pathlib.Path) -> str:
     """The message of an error without the path that begins it."""
     return str(error).removeprefix(f"{path} ")
 
@@ -249,10 +251,10 @@ def run(config: schema.Config) -> int:
     """Print all findings and a line for each category; 1 where one is an error, else 0.
 
     Raises:
-      ValueError: data.layout is 'prepared', or no such folder or category.
+      UserError: data.layout is 'prepared', or no such folder or category.
     """
     if config.data.layout == "prepared":
-        raise ValueError("data.layout=prepared: check the pictures where they are")
+        raise UserError("data.layout=prepared: check the pictures where they are")
     names = layouts.chosen(config.data.category, pathlib.Path(config.data.root), config.data.layout)
     findings = check_textures(config)
     print(*findings, sep="\n", end="\n" if findings else "")

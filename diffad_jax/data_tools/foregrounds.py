@@ -19,8 +19,8 @@ from configs.schema import Config
 from diffad_jax.reporting import drawing
 from diffad_jax.runs import files
 from input_pipeline.datasets import Category, load_category
+from input_pipeline.folders.layouts import LAYOUTS
 from input_pipeline.foreground import COMPUTED, FILE, RANDOM, Foregrounds, foregrounds_for
-from input_pipeline.layouts import LAYOUTS
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def write(config: Config, output: epath.PathLike) -> None:
     """Write the overview, a PNG file, local or gs://, and print the table.
 
     Raises:
-      ValueError: unusable pictures.
+      UserError: unusable pictures.
     """
     category = load_category(config.data, config.model.image_size)
     found = foregrounds_for(category, config.data.foreground, config.data.cache_dir)

@@ -10,14 +10,15 @@ import dataclasses
 import pathlib
 
 from configs.schema import Config
-from input_pipeline import datasets, layouts
+from input_pipeline import datasets
+from input_pipeline.folders import layouts
 
 
 def run(config: Config) -> None:
     """Prepare the category (or all) and the textures, and print where they lie.
 
     Raises:
-      ValueError: no such folder, or pictures or masks that cannot be used; names them.
+      UserError: no such folder, or pictures or masks that cannot be used; names them.
     """
     data, size = config.data, config.model.image_size
     names = layouts.chosen(data.category, pathlib.Path(data.root), data.layout)

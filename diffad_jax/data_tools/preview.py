@@ -57,7 +57,7 @@ def write(config: Config, output: epath.PathLike, first_step: int, count: int) -
       count: pictures, at least 1.
 
     Raises:
-      ValueError: unusable pictures.
+      UserError: unusable pictures.
     """
     category = load_category(config.data, config.model.image_size)
     check(category, config.train.batch_size, process_count=1)

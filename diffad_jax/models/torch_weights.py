@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
+from configs.errors import UserError
 from configs.schema import ModelConfig
 from diffad_jax.models.segmentation import SegmentationNet
 from diffad_jax.models.unet import UNet
@@ -78,7 +79,7 @@ def from_torch(
       `nnx.replace_by_pure_dict(state, dict)` writes into a State.
 
     Raises:
-      ValueError: a tensor is missing, unknown, or of another shape; the message names it.
+      UserError: a tensor is missing, unknown, or of another shape; the message names it.
     """
     unet, _ = _import("U-Net", unet_state, _unet_tensors(config))
     segmentation, statistics = _import("segmentation", seg_state, _segmentation_tensors(config))
@@ -93,7 +94,7 @@ def to_torch(
     Every `num_batches_tracked` is an int64 zero: it is not kept on our side.
 
     Raises:
-      ValueError: an array is missing, unknown, or of another shape; the message names its path.
+      UserError: an array is missing, unknown, or of another shape; the message names its path.
     """
     unet = _export("U-Net", params["unet"], {}, _unet_tensors(config))
     segmentation = _export(
@@ -199,12 +200,12 @@ def _check(net: str, given: Mapping[str, tuple], expected: Mapping[str, tuple]) 
     """Every expected name there, with its shape, and no other."""
     for name, shape in expected.items():
         if name not in given:
-            raise ValueError(f"the {net} weights lack {name}, expected with shape {shape}")
+            raise UserError(f"the {net} weights lack {name}, expected with shape {shape}")
         if given[name] != shape:
-            raise ValueError(f"{net} weight {name} has shape {given[name]}, expected {shape}")
+            raise UserError(f"{net} weight {name} has shape {given[name]}, expected {shape}")
     for name, shape in given.items():
         if name not in expected:
-            raise ValueError(f"the {net} weights hold {name} of shape {shape}, unknown here")
+            raise UserError(f"the {net} weights hold {name} of shape {shape}, unknown here")
 
 
 def _dotted(path: Path) -> str:

@@ -9,7 +9,8 @@ import pathlib
 import re
 from collections.abc import Callable, Iterator
 
-from input_pipeline.pictures import EXTENSIONS
+from configs.errors import UserError
+from input_pipeline.decoding.pictures import EXTENSIONS
 
 # Sub-folders of an output folder that hold pictures: never read as input again.
 RESULTS = ("maps", "overlays")
@@ -48,11 +49,11 @@ def find(pattern: str | os.PathLike, output: str | os.PathLike) -> list[Source]:
     have ** for any folders; a folder that it matches is searched like a folder.
 
     Raises:
-      ValueError: there is no such file or folder, no match, or no picture.
+      UserError: there is no such file or folder, no match, or no picture.
     """
     text = os.path.expanduser(os.fspath(pattern))
     if not text:
-        raise ValueError("no input: give a picture, a folder of pictures, or a glob pattern")
+        raise UserError("no input: give a picture, a folder of pictures, or a glob pattern")
     if os.path.isdir(text):
         base, files = text, _walk(text)
     elif os.path.exists(text):
@@ -61,7 +62,7 @@ def find(pattern: str | os.PathLike, output: str | os.PathLike) -> list[Source]:
         base, files = _base(text), _matches(text)
     else:
         where = " (input is read from local folders only)" if "://" in text else ""
-        raise ValueError(f"no such file or folder: {text}{where}")
+        raise UserError(f"no such file or folder: {text}{where}")
     base, output = os.path.abspath(base), os.path.realpath(output)
     is_output = functools.cache(lambda folder: _is_output(folder, output))
     named = {os.path.relpath(os.path.abspath(file), base): file for file in files}
@@ -71,7 +72,7 @@ def find(pattern: str | os.PathLike, output: str | os.PathLike) -> list[Source]:
         if not _is_result(base, name, is_output)
     ]
     if not sources:
-        raise ValueError(f"no pictures: {text} has no file in {' '.join(EXTENSIONS)}")
+        raise UserError(f"no pictures: {text} has no file in {' '.join(EXTENSIONS)}")
     return sorted(sources)
 
 
@@ -104,7 +105,7 @@ def _base(pattern: str) -> str:
     parts = pathlib.PurePath(pattern).parts
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     if ".." in parts[first:]:
-        raise ValueError(f"{pattern} has '..' after a wildcard: name the folder from above")
+        raise UserError(f"{pattern} has '..' after a wildcard: name the folder from above")
     return os.path.join(*parts[:first]) if first else ""
 
 

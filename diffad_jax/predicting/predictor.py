@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
+from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax.predicting import tiles
 from diffad_jax.predicting.results import Prediction, find_boxes
 from diffad_jax.scoring.scorer import Scorer
-from input_pipeline.pictures import decode_rgb, resize_picture, window
+from input_pipeline.decoding.pictures import decode_rgb, resize_picture, window
 
 Picture = np.ndarray | os.PathLike | str
 Item = TypeVar("Item")
@@ -48,7 +49,7 @@ class Predictor:
             A stack u8[n,h,w,3], or a list or tuple of any of these, of any sizes: a list.
 
         Raises:
-          ValueError: another type or shape, an empty picture, or a file that is no whole picture.
+          UserError: another type or shape, an empty picture, or a file that is no whole picture.
         """
         several = isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4
         given: Any = pictures
@@ -64,14 +65,14 @@ class Predictor:
         pictures: Iterable[Any],
         *,
         read: Callable[[Any], UInt8[np.ndarray, "h w 3"]] | None = None,
-        then: Callable[[Any, np.ndarray | None, Prediction | ValueError], Any] | None = None,
+        then: Callable[[Any, np.ndarray | None, Prediction | UserError], Any] | None = None,
         count: int | None = None,
     ) -> Iterator[Any]:
         """Judge any number of pictures, in order, holding about three batches of them in memory.
 
         Args:
           pictures: arrays or paths as for a call, or any items that `read` understands.
-          read: an item's picture, or a ValueError raised; called in several threads.
+          read: an item's picture, or a UserError raised; called in several threads.
           then: what to make of an item, its picture (None: could not be read) and its result (or
             the error); called in several threads. By default the result, or the error raised.
           count: how many pictures there are, if known: few are judged in a smaller batch.
@@ -131,12 +132,12 @@ class _Job:
     def __init__(self, item: Any, read: Callable[[Any], np.ndarray], config: Config):
         self.item, self.missing = item, 0
         self.picture: np.ndarray | None = None
-        self.error: ValueError | None = None
+        self.error: UserError | None = None
         self._grid: tiles.Grid | None = None
         self._canvas: tiles.Canvas | None = None
         try:
             picture = read(item)
-        except ValueError as error:
+        except UserError as error:
             self.error = error
             return
         self.picture = picture
@@ -187,19 +188,19 @@ def read_picture(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
     """A file decoded, or an array checked; grey becomes RGB.
 
     Raises:
-      ValueError: another type or shape than `Predictor` takes, or not a whole picture.
+      UserError: another type or shape than `Predictor` takes, or not a whole picture.
     """
     if isinstance(picture, (str, os.PathLike)):
         return decode_rgb(pathlib.Path(picture))
     array = np.asarray(picture)
     if array.dtype != np.uint8:
-        raise ValueError(
+        raise UserError(
             f"a picture must be 8-bit (uint8, 0..255), got {array.dtype} of shape {array.shape}"
         )
     if array.ndim == 2 or array.shape[2:] == (1,):
         array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=-1)
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise ValueError(f"a picture must be [h,w,3] or [h,w], got shape {array.shape}")
+        raise UserError(f"a picture must be [h,w,3] or [h,w], got shape {array.shape}")
     return array
 
 
@@ -248,7 +249,7 @@ def ahead(function: Callable[[Item], Made], items: Iterable[Item], count: int) -
         pool.shutdown(cancel_futures=True)
 
 
-def _or_raise(item: Any, picture: Any, result: Prediction | ValueError) -> Prediction:
-    if isinstance(result, ValueError):
+def _or_raise(item: Any, picture: Any, result: Prediction | UserError) -> Prediction:
+    if isinstance(result, UserError):
         raise result
     return result

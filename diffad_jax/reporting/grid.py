@@ -46,7 +46,7 @@ def write(path: epath.PathLike, evaluation: results.Evaluation, rows: int) -> No
       rows: how many pictures are shown, at most.
 
     Raises:
-      ValueError: rows below 1.
+      UserError: rows below 1.
     """
     judged, cut = evaluation.judged, evaluation.cut
     chosen = results.choose_rows(judged, rows)

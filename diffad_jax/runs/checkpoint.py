@@ -12,6 +12,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from configs.errors import UserError
 from diffad_jax.runs import files, processes
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class Checkpoints:
         read to `FOLDER_damaged/STEP`.
 
         Raises:
-          ValueError: there is no such checkpoint, none can be read, or it is of another structure.
+          UserError: there is no such checkpoint, none can be read, or it is of another structure.
         """
         steps = self.steps
         wanted = steps if step is None else [s for s in steps if s == step]
@@ -122,9 +123,9 @@ class Checkpoints:
                 return state
             self._set_aside(candidate, problem or "another process cannot read it")
         if wanted:
-            raise ValueError(f"no checkpoint in {self._folder} can be read: tried {wanted}")
+            raise UserError(f"no checkpoint in {self._folder} can be read: tried {wanted}")
         which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise ValueError(f"{which} in {self._folder}: found {steps}")
+        raise UserError(f"{which} in {self._folder}: found {steps}")
 
     def _load(self, step: int, target: State) -> tuple[Any, str]:
         """A checkpoint's state and '', or None and why it cannot be read."""
@@ -138,7 +139,7 @@ class Checkpoints:
         wanted = _shapes(target)
         if found and found != wanted:
             names = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
-            raise ValueError(
+            raise UserError(
                 f"{path} is of another structure, in {len(names)} arrays: {names[0]} is "
                 f"{found.get(names[0])} there, expected {wanted.get(names[0])}"
             )

@@ -20,6 +20,7 @@ import ml_collections
 from etils import epath
 
 from configs import stored
+from configs.errors import UserError
 from configs.schema import Config, difference, parse
 from diffad_jax.runs.files import write
 
@@ -66,7 +67,7 @@ def check_claim(workdir: epath.PathLike, config: Config) -> list[str]:
       What is different from the settings that stand there.
 
     Raises:
-      ValueError: it holds a run whose model, data or training differs; names the keys.
+      UserError: it holds a run whose model, data or training differs; names the keys.
     """
     if not stored.path(workdir).exists():
         return []
@@ -107,7 +108,7 @@ def check_model(workdir: epath.PathLike, config: Config) -> None:
     """Check that the folder holds a run of the same model.
 
     Raises:
-      ValueError: no run there, or one whose model differs; names the keys.
+      UserError: no run there, or one whose model differs; names the keys.
     """
     lines = changes(workdir, config, free=FREE_IN_EVALUATION)
     lines = [line for line in lines if line.startswith(FIXED_IN_EVALUATION)]
@@ -124,16 +125,16 @@ def parsed(workdir: epath.PathLike, values: ml_collections.ConfigDict) -> Config
     """A run's configuration, perhaps changed, checked.
 
     Raises:
-      ValueError: an impossible value, or keys of another version of this program.
+      UserError: an impossible value, or keys of another version of this program.
     """
     try:
         return parse(values)
-    except ValueError as error:
-        raise ValueError(f"{stored.path(workdir)}: {error}; give --config") from error
+    except UserError as error:
+        raise UserError(f"{stored.path(workdir)}: {error}; give --config") from error
 
 
 def _refuse(lines: list[str], workdir: epath.PathLike, advice: str) -> None:
-    raise ValueError(f"{workdir} was started with other settings ({_told(lines)}): {advice}")
+    raise UserError(f"{workdir} was started with other settings ({_told(lines)}): {advice}")
 
 
 def _told(lines: list[str]) -> str:

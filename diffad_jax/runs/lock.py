@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from configs.errors import UserError
 from diffad_jax.runs.files import is_remote, write
 
 logger = logging.getLogger(__name__)
@@ -49,9 +50,9 @@ class Hold:
             self._descriptor = None
 
     def check(self) -> None:
-        """Raise ValueError where another process has taken the folder over."""
+        """Raise UserError where another process has taken the folder over."""
         if self._remote and self._holder() != self._me:
-            raise ValueError(self._taken())
+            raise UserError(self._taken())
 
     def _lock(self) -> None:
         while True:
@@ -60,7 +61,7 @@ class Hold:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
-                raise ValueError(self._taken()) from None
+                raise UserError(self._taken()) from None
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
                     raise

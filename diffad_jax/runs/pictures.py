@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from configs.errors import UserError
 from diffad_jax.runs import files, folder
 from input_pipeline.datasets import Category, Textures
 from input_pipeline.on_disk import Pictures
@@ -20,7 +21,7 @@ def claim(workdir: epath.PathLike, category: Category, textures: Textures) -> No
     times of change do, and whether they are treated as object or texture.
 
     Raises:
-      ValueError: a picture is gone, new or another than when the run began; names it. Or they are
+      UserError: a picture is gone, new or another than when the run began; names it. Or they are
         treated in another way.
     """
     path = epath.Path(workdir) / folder.PICTURES
@@ -33,18 +34,18 @@ def claim(workdir: epath.PathLike, category: Category, textures: Textures) -> No
     before = _read(path)
     for split, where in (("train", "trains on"), ("held_out", "holds out")):
         if problem := _changed(before[split], now[split]):
-            raise ValueError(
+            raise UserError(
                 f"the pictures that {workdir} {where} have changed since it began: {problem}; put "
                 f"them back ({category.folder}), or start another --workdir"
             )
     if before["kind"] != category.kind:
-        raise ValueError(
+        raise UserError(
             f"the pictures of {workdir} were treated as {before['kind']}, and as "
             f"{category.kind} now: set data.kind={before['kind']}"
         )
     for key, which in (("textures", "of data.textures"), ("parts", f"in {category.folder}/thresh")):
         if before[key] != others[key]:
-            raise ValueError(
+            raise UserError(
                 f"the pictures {which} have changed since {workdir} began (fingerprint "
                 f"{before[key]}, now {others[key]}): put them back, or start another --workdir"
             )
@@ -54,13 +55,13 @@ def check_held_out(workdir: epath.PathLike, category: Category) -> None:
     """Check that the run was not trained on what is held out of training now.
 
     Raises:
-      ValueError: it was trained on such a picture; names it.
+      UserError: it was trained on such a picture; names it.
     """
     path = epath.Path(workdir) / folder.PICTURES
     trained = _read(path)["train"] if path.exists() else {}
     both = [name for name in category.held_out.names if name in trained]
     if both:
-        raise ValueError(
+        raise UserError(
             f"{_some(both)} cannot be held out: {workdir} was trained on a picture of that name; "
             "evaluate with the data.holdout and the pictures of the training"
         )
@@ -93,6 +94,6 @@ def _read(path: epath.Path) -> dict[str, Any]:
         words = {key: str(found[key]) for key in ("kind", "textures", "parts")}
         return words | {split: dict(found[split]) for split in ("train", "held_out")}
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged or of another version ({error}): start another --workdir"
         ) from error

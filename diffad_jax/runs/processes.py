@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from configs.errors import UserError
 from diffad_jax.runs import files
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 30
 RESTART = "start the same command everywhere: it goes on from the newest checkpoint"
 # Mistakes of the user or the machine: told in one line. Everything else is ours: a traceback.
-TOLD_IN_A_LINE = (ValueError, FloatingPointError, OSError)
+TOLD_IN_A_LINE = (UserError, FloatingPointError, OSError)
 
 
 @contextlib.contextmanager
@@ -39,11 +40,11 @@ def joined(
       process_id: of this one, from 0.
 
     Raises:
-      ValueError: some of the three are given, but not all.
+      UserError: some of the three are given, but not all.
     """
     given = (coordinator, num_processes, process_id)
     if None in given and given not in ((None,) * 3, (None, 1, None)):
-        raise ValueError(
+        raise UserError(
             f"--coordinator={coordinator}, --num_processes={num_processes} and "
             f"--process_id={process_id} belong together: give all three, or none"
         )
@@ -107,28 +108,28 @@ def watched() -> Iterator[None]:
 
 
 def agree(problem: str | None) -> None:
-    """Raise ValueError in all processes where the first has a problem; all must call it.
+    """Raise UserError in all processes where the first has a problem; all must call it.
 
     Raises:
-      ValueError: the problem; in the other processes, that there is one.
+      UserError: the problem; in the other processes, that there is one.
     """
     if jax.process_count() > 1:
         there = multihost_utils.broadcast_one_to_all(np.int32(problem is not None))
         if there and problem is None:
             problem = "process 0 cannot go on: its messages say why"
     if problem is not None:
-        raise ValueError(problem)
+        raise UserError(problem)
 
 
 @contextlib.contextmanager
 def by_the_first(context: contextlib.AbstractContextManager) -> Iterator[None]:
-    """Process 0 enters `context` for all; where that raises ValueError, all raise."""
+    """Process 0 enters `context` for all; where that raises UserError, all raise."""
     with contextlib.ExitStack() as stack:
         problem = None
         if jax.process_index() == 0:
             try:
                 stack.enter_context(context)
-            except ValueError as error:
+            except UserError as error:
                 problem = str(error)
         agree(problem)
         yield
@@ -138,7 +139,7 @@ def check_same(what: str, value: str) -> None:
     """Check that all processes have the same `value`; all must call it.
 
     Raises:
-      ValueError: this process has another one than process 0; names both.
+      UserError: this process has another one than process 0; names both.
     """
     if jax.process_count() == 1:
         return
@@ -148,7 +149,7 @@ def check_same(what: str, value: str) -> None:
     if anywhere(differs):
         here = f"process {jax.process_index()} sees {value}, process 0 {first}"
         told = here if differs else f"process 0 sees {first}, another process says what it sees"
-        raise ValueError(f"all processes must see the same {what}: {told}")
+        raise UserError(f"all processes must see the same {what}: {told}")
 
 
 def anywhere(flag: bool) -> bool:

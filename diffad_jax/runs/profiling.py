@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from configs.errors import UserError
 from configs.schema import Config
 
 logger = logging.getLogger(__name__)
@@ -103,14 +104,14 @@ def advice(config: Config) -> str:
 
 @contextlib.contextmanager
 def fitting(config: Config) -> Iterator[None]:
-    """A context in which running out of device memory is a ValueError that says what helps."""
+    """A context in which running out of device memory is a UserError that says what helps."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         line = " ".join(str(error).split())[:200]
-        raise ValueError(f"out of device memory: {advice(config)} ({line})") from error
+        raise UserError(f"out of device memory: {advice(config)} ({line})") from error
 
 
 def memory_stats(name: str) -> int | None:

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from configs.errors import UserError
+
 
 def data_mesh(devices=None) -> Mesh:
     """A mesh with the single axis 'data' over all (or the given) devices, host after host.
@@ -29,9 +31,9 @@ def split(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch(size: int, mesh: Mesh, name: str) -> None:
-    """Raise ValueError where a batch cannot be split evenly over the devices."""
+    """Raise UserError where a batch cannot be split evenly over the devices."""
     if size % mesh.size:
-        raise ValueError(f"{name}={size} is not divisible by the {mesh.size} devices")
+        raise UserError(f"{name}={size} is not divisible by the {mesh.size} devices")
 
 
 def to_devices(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -20,6 +20,7 @@ import numpy as np
 import sklearn.metrics
 from jaxtyping import Bool, Float, Int
 
+from configs.errors import UserError
 from configs.schema import MEASURES
 from diffad_jax.scoring.ranking import Ranking, between, classes, rank_items, rank_pixels
 
@@ -45,7 +46,7 @@ def auroc(
       A number in [0, 1]; NaN where a class is empty.
 
     Raises:
-      ValueError: NaN scores, labels other than 0 and 1, or lengths that differ.
+      UserError: NaN scores, labels other than 0 and 1, or lengths that differ.
     """
     return _area(sklearn.metrics.roc_auc_score, labels, scores, "items")
 
@@ -91,10 +92,10 @@ def aupro(
       A number in [0, 1]; NaN where no pixel is defective or none is good.
 
     Raises:
-      ValueError: NaN scores, shapes that differ, or an impossible limit.
+      UserError: NaN scores, shapes that differ, or an impossible limit.
     """
     if not 0 < limit <= 1:
-        raise ValueError(f"the false-positive rate limit must be in (0, 1], got {limit}")
+        raise UserError(f"the false-positive rate limit must be in (0, 1], got {limit}")
     return _area_to_limit(rank_pixels(masks, maps), limit)
 
 
@@ -107,7 +108,7 @@ def evaluate(
     """All measures of one category: `of_images`, and with masks (True where defective) `of_pixels`.
 
     Raises:
-      ValueError: NaN scores, labels other than 0 and 1, or shapes that differ.
+      UserError: NaN scores, labels other than 0 and 1, or shapes that differ.
     """
     results = of_images(labels, image_scores)
     return results if masks is None else results | of_pixels(rank_pixels(masks, maps))

@@ -59,7 +59,7 @@ class Pixels:
         """Take in n pictures; masks are True where defective. Scores count in float32.
 
         Raises:
-          ValueError: NaN scores, or shapes that differ.
+          UserError: NaN scores, or shapes that differ.
         """
         rows = max(1, PENDING // max(1, maps[0].size)) if len(maps) else 1
         for start in range(0, len(maps), rows):

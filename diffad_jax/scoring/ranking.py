@@ -16,6 +16,8 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float, Int
 
+from configs.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 # Within one picture all eight neighbours touch; the previous and next picture do not.
@@ -49,7 +51,7 @@ def rank_pixels(masks: Bool[np.ndarray, "n h w"], maps: Float[np.ndarray, "n h w
     stay plain counts.
 
     Raises:
-      ValueError: NaN scores, or shapes that differ.
+      UserError: NaN scores, or shapes that differ.
     """
     return _rank(*split_pixels(masks, maps), "pixels")
 
@@ -60,10 +62,10 @@ def split_pixels(
     """Scores of the defective and of the good pixels, and 1 / region size of the defective ones.
 
     Raises:
-      ValueError: NaN scores, or shapes that differ.
+      UserError: NaN scores, or shapes that differ.
     """
     if masks.shape != maps.shape:
-        raise ValueError(f"masks of shape {masks.shape} but maps of shape {maps.shape}")
+        raise UserError(f"masks of shape {masks.shape} but maps of shape {maps.shape}")
     defective, good = _checked(maps[masks], maps[~masks], "pixels")
     regions, _ = scipy.ndimage.label(masks, structure=_EIGHT_CONNECTED)
     region = regions[masks]
@@ -93,22 +95,22 @@ def classes(
       what: such as 'pictures'.
 
     Raises:
-      ValueError: NaN scores, labels other than 0 and 1, or lengths that differ.
+      UserError: NaN scores, labels other than 0 and 1, or lengths that differ.
     """
     if labels.shape != scores.shape:
-        raise ValueError(f"{labels.size} labels but {scores.size} scores")
+        raise UserError(f"{labels.size} labels but {scores.size} scores")
     odd = labels[(labels != 0) & (labels != 1)]
     if odd.size:
-        raise ValueError(f"labels must be 0 (good) or 1 (defective), got {odd[0]}")
+        raise UserError(f"labels must be 0 (good) or 1 (defective), got {odd[0]}")
     defective = labels.astype(bool)
     return _checked(scores[defective], scores[~defective], what)
 
 
 def _checked(defective: np.ndarray, good: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Both, or a ValueError where a score is NaN."""
+    """Both, or a UserError where a score is NaN."""
     wrong = sum(int(np.isnan(scores).sum()) for scores in (defective, good))
     if wrong:
-        raise ValueError(f"{wrong} of {defective.size + good.size} scores of {what} are NaN")
+        raise UserError(f"{wrong} of {defective.size + good.size} scores of {what} are NaN")
     return defective, good
 
 

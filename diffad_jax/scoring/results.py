@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 
+from configs.errors import UserError
 from diffad_jax.scoring.identity import Identity
 from diffad_jax.scoring.ranking import Ranking
 from diffad_jax.scoring.threshold import Threshold
@@ -39,7 +40,7 @@ class Judged:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and len(value) != count:
-                raise ValueError(f"{count} names but {len(value)} {field.name} in the judged set")
+                raise UserError(f"{count} names but {len(value)} {field.name} in the judged set")
 
     def truth(self, row: int) -> Bool[np.ndarray, "s s"] | None:
         """Where picture `row` is defective; None where that is not known.
@@ -91,10 +92,10 @@ def choose_rows(judged: Judged, count: int) -> list[int]:
     evaluations of one test set show the same pictures.
 
     Raises:
-      ValueError: a count below 1.
+      UserError: a count below 1.
     """
     if count < 1:
-        raise ValueError(f"a grid needs at least 1 row, got {count}")
+        raise UserError(f"a grid needs at least 1 row, got {count}")
     groups: dict[tuple[int, str], list[int]] = {}
     for row, (label, defect) in enumerate(zip(judged.labels, judged.defects, strict=True)):
         groups.setdefault((int(label), defect if label else ""), []).append(row)

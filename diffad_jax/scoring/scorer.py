@@ -15,6 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32, UInt8
 
+from configs.errors import UserError
 from configs.schema import Config, ModelConfig
 from diffad_jax.method import jitted, optim
 from diffad_jax.method.steps import Judgement
@@ -145,13 +146,13 @@ def restored(
     """A scorer of a run's checkpoint: the newest, or the one of `step`, as its threshold needs.
 
     Raises:
-      ValueError: no run, no such checkpoint, or a run of another model.
+      UserError: no run, no such checkpoint, or a run of another model.
     """
     folder.check_model(workdir, config)
     name = FOLDERS[config.evaluate.checkpoint]
     with checkpoint.Checkpoints(workdir, writer=False, name=name) as checkpoints:
         if step is not None and step not in checkpoints.steps:
-            raise ValueError(
+            raise UserError(
                 f"the threshold of {workdir} was found at step {step}, but there are only "
                 f"checkpoints of {checkpoints.steps}: run --mode evaluate, or give --threshold"
             )

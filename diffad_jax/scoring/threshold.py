@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from configs.errors import UserError
 from diffad_jax.runs import files
 from diffad_jax.scoring.identity import Identity
 from diffad_jax.scoring.ranking import between
@@ -152,7 +153,7 @@ def read(workdir: epath.PathLike) -> Threshold | None:
     """What `write` wrote, to the last bit; None where there is no such file.
 
     Raises:
-      ValueError: the file is not a threshold; names it.
+      UserError: the file is not a threshold; names it.
     """
     file = path(workdir)
     if not file.exists():
@@ -163,6 +164,6 @@ def read(workdir: epath.PathLike) -> Threshold | None:
             values[name] = math.nan if values[name] is None else float(values[name])
         return Threshold(**values | {"identity": Identity.from_dict(values["identity"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"{file} is not a threshold of this version ({error}): --mode evaluate finds it anew"
         ) from error

@@ -2,6 +2,7 @@
 
 import argparse
 
+from configs.errors import UserError
 from input_pipeline.quickstart.photos import write_photos
 
 
@@ -17,7 +18,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         made = write_photos(options.output, options.size, options.seed)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print(f"{options.output}: {'written' if made else 'there already, nothing to do'}")
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from configs.errors import UserError
 from input_pipeline.on_disk import replacing
 from input_pipeline.quickstart.defects import DEFECTS
 from input_pipeline.quickstart.render import Surface, develop, lamp, shade, stream
@@ -100,10 +101,10 @@ def write_photos(
     the same pictures are there already.
 
     Raises:
-      ValueError: a size outside 64..256, or an `output` that holds anything else.
+      UserError: a size outside 64..256, or an `output` that holds anything else.
     """
     if not 64 <= size <= 256:
-        raise ValueError(f"size={size} is not in 64..256 px")
+        raise UserError(f"size={size} is not in 64..256 px")
     output = pathlib.Path(output).expanduser().resolve()
     recipe = dict(
         recipe=RECIPE, size=size, seed=seed, train=train, good=good, defects=defects,
@@ -124,10 +125,10 @@ def write_photos(
 def _require_same(output: pathlib.Path, recipe: dict) -> None:
     stamp = output / STAMP
     if not stamp.is_file():
-        raise ValueError(f"{output} exists and was not made by this program: nothing written")
+        raise UserError(f"{output} exists and was not made by this program: nothing written")
     found = json.loads(stamp.read_text())
     if found != recipe:
-        raise ValueError(f"{output} holds pictures of {found}, asked for {recipe}: nothing written")
+        raise UserError(f"{output} holds pictures of {found}, asked for {recipe}: nothing written")
 
 
 def _write_category(folder: pathlib.Path, recipe: dict) -> None:

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from configs import default, schema
-from input_pipeline import builder, datasets, layouts, pictures, scan
+from input_pipeline import builder, datasets
+from input_pipeline.decoding import pictures
+from input_pipeline.folders import layouts, scan
 from input_pipeline.on_disk import Stored
 
 SIZE = 32

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from diffad_jax.data_tools import check
-from input_pipeline import datasets, layouts
+from input_pipeline import datasets
+from input_pipeline.folders import layouts
 from tests.input_pipeline.test_pictures import claim
 from tests.support import helpers, sets
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffad_jax.predicting import predictor, results
-from input_pipeline import pictures
+from input_pipeline.decoding import pictures
 
 
 def bilinear(values, height, width):

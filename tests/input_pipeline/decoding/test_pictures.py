@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input_pipeline import pictures
+from input_pipeline.decoding import pictures
 
 
 def save(path, array, **options):
@@ -264,7 +264,9 @@ import os, sys
 from PIL import Image
 before, limit = dict(os.environ), Image.MAX_IMAGE_PIXELS
 import input_pipeline
-from input_pipeline import layouts, on_disk, pictures, scan
+from input_pipeline.folders import layouts, scan
+from input_pipeline import on_disk
+from input_pipeline.decoding import pictures
 assert not {"tensorflow", "tensorflow_datasets", "matplotlib", "jax"} & set(sys.modules)
 assert (dict(os.environ), Image.MAX_IMAGE_PIXELS) == (before, limit) and limit
 assert pictures.resize_picture(pictures.decode_rgb(sys.argv[1]), 8, "antialias", "pad").any()

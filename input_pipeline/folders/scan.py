@@ -9,7 +9,8 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
-from input_pipeline.pictures import EXTENSIONS
+from configs.errors import UserError
+from input_pipeline.decoding.pictures import EXTENSIONS
 
 GOOD = "good"
 
@@ -64,19 +65,19 @@ def scan(folder: pathlib.Path, layout: Layout, missing_masks: str = "error") -> 
     Hidden files and other extensions are passed over. Links are followed.
 
     Raises:
-      ValueError: no such folder; no good training pictures, or more than one folder of them;
+      UserError: no such folder; no good training pictures, or more than one folder of them;
         test pictures without a sub-folder; two pictures with the same mask; a table that cannot be
         read; a defective test picture without its mask while `missing_masks` is 'error'.
     """
     if not folder.is_dir():
-        raise ValueError(f"no such folder: {folder}")
+        raise UserError(f"no such folder: {folder}")
     try:
         if layout.table:
             records = _from_table(folder, layout)
         else:
             records = [*_train(folder, layout), *_test(folder, layout)]
     except OSError as error:
-        raise ValueError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
     check_masks(folder, layout, records, missing_masks)
     return records
 
@@ -96,7 +97,7 @@ def stamped(folder: pathlib.Path, records: Iterable[Record]) -> list[Record]:
     """The records with their `stamp`, which does not depend on where the folder is.
 
     Raises:
-      ValueError: a file of a record is not there.
+      UserError: a file of a record is not there.
     """
     return [
         dataclasses.replace(
@@ -117,7 +118,7 @@ def _facts(file: pathlib.Path) -> list[int]:
     try:
         stat = file.stat()
     except OSError as error:
-        raise ValueError(f"{file} cannot be read as a picture: {error.strerror}") from error
+        raise UserError(f"{file} cannot be read as a picture: {error.strerror}") from error
     return [stat.st_size, stat.st_mtime_ns]
 
 
@@ -194,12 +195,12 @@ def _train(folder: pathlib.Path, layout: Layout) -> list[Record]:
     if not held:
         looked = ", ".join(place or "the folder itself" for place in places)
         there = [f"{n} in {place}" for place, n in unused(folder, ()).items()]
-        raise ValueError(
+        raise UserError(
             f"no good pictures in {folder}: looked into {looked}; it holds "
             f"{'; '.join(there[:5]) or 'no ' + ' '.join(EXTENSIONS)}"
         )
     if len(held) > 1:
-        raise ValueError(
+        raise UserError(
             f"{' and '.join(map(str, held))} hold pictures: which are the good ones? Give "
             f"data.layout, or keep the others elsewhere"
         )
@@ -224,7 +225,7 @@ def _test(folder: pathlib.Path, layout: Layout) -> list[Record]:
         pairs = zip(loose, masks, strict=True)
         return [Record("test", _relative(p, folder), m, "", "bad" if m else GOOD) for p, m in pairs]
     if loose:
-        raise ValueError(
+        raise UserError(
             f"{loose[0]} is neither good nor defective: test pictures lie in {top / GOOD} "
             f"and in a folder for each defect, such as {top / 'bad'}"
         )
@@ -256,7 +257,7 @@ def _from_table(folder: pathlib.Path, layout: Layout) -> list[Record]:
         reader = csv.DictReader(file)
         missing = set(columns) - set(reader.fieldnames or ())
         if missing:
-            raise ValueError(f"{table} has no column {', '.join(sorted(missing))}")
+            raise UserError(f"{table} has no column {', '.join(sorted(missing))}")
         rows = [
             {k: row[k] or "" for k in columns} for row in reader if row["object"] == folder.name
         ]
@@ -269,27 +270,27 @@ def _from_table(folder: pathlib.Path, layout: Layout) -> list[Record]:
             records.append(Record(row["split"], picture, mask, "", defect))
     records.sort(key=lambda record: (record.split != "train", record.picture))
     if not records or records[0].split != "train":
-        raise ValueError(f"no good pictures: {table} lists no training picture of {folder.name}")
+        raise UserError(f"no good pictures: {table} lists no training picture of {folder.name}")
     return records
 
 
 def check_masks(
     folder: pathlib.Path, layout: Layout, records: Iterable[Record], missing_masks: str
 ) -> None:
-    """Raise ValueError where a defective picture has no mask, or another picture's."""
+    """Raise UserError where a defective picture has no mask, or another picture's."""
     owners: dict[str, Record] = {}
     for record in records:
         if record.mask:
             other = owners.setdefault(record.mask, record)
             if other is not record:
-                raise ValueError(
+                raise UserError(
                     f"{folder / other.picture} and {folder / record.picture} have the same mask: "
                     f"{folder / record.mask}"
                 )
         elif record.defect != GOOD and missing_masks == "error":
             wanted = _candidates(layout.masks, folder / record.picture, folder)
             place = f"{folder / wanted[0]}.png" if wanted else folder.parent / layout.table
-            raise ValueError(
+            raise UserError(
                 f"{folder / record.picture} has no mask: it is not in {place}"
                 f"{' nor in the other usual places' if len(wanted) > 1 else ''}; "
                 f"set data.missing_masks=ignore to evaluate without it"

@@ -17,6 +17,8 @@ from PIL import (
 )
 from scipy import sparse
 
+from configs.errors import UserError
+
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # A larger picture is refused by what its header claims, before anything is allocated for it.
 MAX_PIXELS = 2**28  # 16,384 x 16,384: 0.8 GB decoded
@@ -41,7 +43,7 @@ def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
             image = _identified(file, str(path))
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise ValueError(
+                raise UserError(
                     f"it claims {width}x{height} px, {width * height:,} in all; the limit is "
                     f"{MAX_PIXELS:,}"
                 )
@@ -50,7 +52,7 @@ def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
     except Exception as error:  # Pillow's decoders raise many kinds for a damaged file
         reason = getattr(error, "strerror", None) or str(error).replace(f" {str(path)!r}", "")
         reason = " ".join(reason.split())
-        raise ValueError(f"{path} cannot be read as a picture: {reason}") from error
+        raise UserError(f"{path} cannot be read as a picture: {reason}") from error
 
 
 def _identified(file: BinaryIO, name: str) -> Image.Image:
@@ -60,18 +62,18 @@ def _identified(file: BinaryIO, name: str) -> Image.Image:
     for first, opener in _OPENERS:
         if start.startswith(first) and (first != b"RIFF" or start.endswith(b"WEBP")):
             return opener(file, name)
-    raise ValueError("it is empty" if not start else "it is no PNG, JPEG, BMP, TIFF or WebP file")
+    raise UserError("it is empty" if not start else "it is no PNG, JPEG, BMP, TIFF or WebP file")
 
 
 def decode_rgb(path: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
     """A picture as 8-bit RGB. 16-bit greys are divided by 257; transparency is dropped.
 
     Raises:
-      ValueError: not a whole picture, one of floating-point pixels, or of over `MAX_PIXELS`.
+      UserError: not a whole picture, one of floating-point pixels, or of over `MAX_PIXELS`.
     """
     image, _ = _open(path)
     if image.mode == "F":
-        raise ValueError(f"{path} holds floating-point pixels: save it as 8 or 16 bit")
+        raise UserError(f"{path} holds floating-point pixels: save it as 8 or 16 bit")
     if image.mode.startswith("I"):  # I;16 and I: one channel of 16 bits
         deep = np.clip(np.asarray(image), 0, 65535)
         grey = np.round(deep / 257.0).astype(np.uint8)
@@ -87,7 +89,7 @@ def decode_mask(path: pathlib.Path) -> UInt8[np.ndarray, "h w 1"]:
     In JPEG and WebP, where black comes back as a little more than 0: above 127.
 
     Raises:
-      ValueError: not a whole picture, or one of over `MAX_PIXELS`.
+      UserError: not a whole picture, or one of over `MAX_PIXELS`.
     """
     image, format = _open(path)
     if image.mode.startswith("I") or image.mode == "F":

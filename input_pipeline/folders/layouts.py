@@ -3,7 +3,8 @@
 import logging
 import pathlib
 
-from input_pipeline.scan import GOOD, Layout, Record, scan, unused
+from configs.errors import UserError
+from input_pipeline.folders.scan import GOOD, Layout, Record, scan, unused
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def recognise(folder: pathlib.Path) -> str:
     else the one whose naming finds every mask that can be found, and any; else `folder`.
 
     Raises:
-      ValueError: none fits; says what was looked for.
+      UserError: none fits; says what was looked for.
     """
     for name in _AS_DOWNLOADED:
         records = _try(folder, name)
@@ -136,7 +137,7 @@ def resolve(folder: pathlib.Path, layout: str) -> str:
     """`layout`, or what 'auto' stands for, which is logged.
 
     Raises:
-      ValueError: as `recognise`.
+      UserError: as `recognise`.
     """
     if layout != "auto":
         return layout
@@ -154,17 +155,17 @@ def categories(root: pathlib.Path, layout: str) -> list[str]:
     A folder is one where good training pictures are found in it.
 
     Raises:
-      ValueError: no such folder, or no category in it; or the layout is 'prepared'.
+      UserError: no such folder, or no category in it; or the layout is 'prepared'.
     """
     if layout == "prepared":
-        raise ValueError("data.layout=prepared has no folders to look at: name one data.category")
+        raise UserError("data.layout=prepared has no folders to look at: name one data.category")
     root = pathlib.Path(root).expanduser()
     if not root.is_dir():
-        raise ValueError(f"no such folder: {root}")
+        raise UserError(f"no such folder: {root}")
     folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
     found = [folder.name for folder in folders if _is_category(folder, layout)]
     if not found:
-        raise ValueError(
+        raise UserError(
             f"no category in {root}: none of its {len(folders)} folders has good pictures"
         )
     return found
@@ -180,7 +181,7 @@ def chosen(category: str, root: pathlib.Path, layout: str) -> list[str]:
 def _is_category(folder: pathlib.Path, layout: str) -> bool:
     try:
         scan(folder, LAYOUTS[recognise(folder) if layout == "auto" else layout], "ignore")
-    except ValueError as error:
+    except UserError as error:
         if "no good pictures" in str(error):
             return False
         raise

@@ -6,8 +6,8 @@ import typing
 import pytest
 
 from configs import schema
-from input_pipeline import layouts, scan
-from input_pipeline.scan import GOOD, Record
+from input_pipeline.folders import layouts, scan
+from input_pipeline.folders.scan import GOOD, Record
 
 
 def touch(folder, *names):
