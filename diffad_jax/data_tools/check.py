@@ -19,10 +19,13 @@ import numpy as np
 from configs import schema
 from configs.errors import UserError
 from input_pipeline import textures
+from input_pipeline.builder import kind_of
 from input_pipeline.datasets import held_out
-from input_pipeline.decoding.pictures import decode_mask, decode_rgb, resize_nearest
-from input_pipeline.folders import layouts
-from input_pipeline.folders.scan import GOOD, Record, pictures_under, scan, unused
+from input_pipeline.decoding.pictures import decode_foreground, decode_mask, decode_rgb
+from input_pipeline.decoding.resizing import resize_nearest
+from input_pipeline.folders import layouts, listing
+from input_pipeline.folders.contents import readable
+from input_pipeline.folders.scan import GOOD, Record, parts, scan, unused
 from input_pipeline.on_disk import chunks
 
 _DARK = 32  # grey levels: a picture without a brighter pixel
@@ -37,7 +40,7 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.path}: {self.text}"
+        return readable(f"{self.severity}: {self.path}: {self.text}")
 
 
 @dataclasses.dataclass
@@ -59,19 +62,20 @@ def check_category(config: schema.Config, category: str) -> tuple[list[Finding],
     """All findings of one category, and a line that says what it holds."""
     folder = pathlib.Path(config.data.root).expanduser() / category
     findings, name, records = _scan(folder, config.data.layout)
+    findings += _names(folder, records)
     seen = list(_read_all(folder, records, config))
     for one in seen:
         findings += [Finding(level, str(folder / file), text) for level, file, text in one.problems]
+    if name and kind_of(folder.name, config.data.kind) == "texture":
+        findings += _parts(folder)
     if name:
         findings += _missing_masks(folder, records, config.data.missing_masks)
         findings += _duplicates(folder, seen)
         findings += _sizes(folder, seen)
         findings += _counts(folder, records, config)
-        for place, count in unused(folder, records).items():
-            findings.append(
-                Finding("warning", str(folder / place), f"its pictures are not used ({count})")
-            )
-    return findings, f"{category}: {_summary(name, records, seen)}"
+        for place, what in unused(folder, records):
+            findings.append(Finding("warning", str(folder / place), what))
+    return findings, readable(f"{category}: {_summary(name, records, seen)}")
 
 
 def check_textures(config: schema.Config) -> list[Finding]:
@@ -94,7 +98,7 @@ def _scan(folder: pathlib.Path, layout: str) -> tuple[list[Finding], str, list[R
         name = layouts.recognise(folder) if layout == "auto" else layout
         return [], name, scan(folder, layouts.LAYOUTS[name], "ignore")
     except UserError as error:
-        everything = pictures_under(folder, recursive=True)
+        everything = listing.walk(folder, recursive=True).pictures
         records = [
             Record("", file.relative_to(folder).as_posix(), "", "", GOOD) for file in everything
         ]
@@ -134,12 +138,25 @@ def _read(folder: pathlib.Path, record: Record, image_size: int, fit: str) -> Se
     if record.mask:
         _read_mask(folder, seen, image_size, fit)
     if record.foreground:
-        try:
-            if not decode_rgb(folder / record.foreground).any():
-                seen.add("warning", record.foreground, "a foreground without any object")
-        except UserError as error:
-            seen.add("error", record.foreground, _reason(error, folder / record.foreground))
+        shape = None if picture is None else picture.shape[:2]
+        for level, text in _foreground(folder / record.foreground, shape):
+            seen.add(level, record.foreground, text)
     return seen
+
+
+def _foreground(file: pathlib.Path, shape: tuple[int, int] | None) -> list[tuple[str, str]]:
+    """(severity, text) of what is wrong with a foreground of a picture of `shape`."""
+    try:
+        plane = decode_foreground(file, shape)
+    except UserError as error:
+        return [("error", _reason(error, file))]
+    return [] if plane.any() else [("warning", "a foreground without any object")]
+
+
+def _parts(folder: pathlib.Path) -> list[Finding]:
+    """Findings of the pictures of where anomalies may lie in a texture."""
+    files = [folder / part.picture for part in parts(folder)]
+    return [Finding(level, str(f), text) for f in files for level, text in _foreground(f, None)]
 
 
 def _read_mask(folder: pathlib.Path, seen: Seen, image_size: int, fit: str) -> None:
@@ -164,6 +181,13 @@ def _read_mask(folder: pathlib.Path, seen: Seen, image_size: int, fit: str) -> N
         seen.add("warning", file, f"the mask covers {share:.0f} % of the picture: is it inverted?")
     elif not resize_nearest(mask, image_size, fit).any():
         seen.add("warning", file, f"marks {marked} px, nothing of it is left at {image_size} px")
+
+
+def _names(folder: pathlib.Path, records: Iterable[Record]) -> list[Finding]:
+    """Files whose names no table, report or prepared set could hold."""
+    files = [folder / f for r in records for f in (r.picture, r.mask, r.foreground) if f]
+    odd = [str(file) for file in (folder, *files) if readable(file) != str(file)]
+    return [Finding("error", file, "the name is not UTF-8: rename it") for file in odd]
 
 
 def _missing_masks(
@@ -215,7 +239,7 @@ def _counts(
     train = sum(record.split == "train" for record in records)
     test = [record.defect == GOOD for record in records if record.split == "test"]
     if train:
-        left = int((~held_out(train, not all(test), config.data.holdout)).sum())
+        left = int((~held_out(train, any(test) and not all(test), config.data.holdout)).sum())
         if left < config.train.batch_size:
             text = f"{left} good pictures to train on, fewer than {config.train.batch_size=}"
             findings.append(Finding("error", str(folder), text.replace("config.", "")))

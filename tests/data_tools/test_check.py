@@ -1,12 +1,16 @@
 """Checking a data set: every finding, its severity, and the exit status."""
 
+import os
 import pathlib
+import re
 import sys
 
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from diffad_jax.data_tools import check
+from input_pipeline import datasets
 from tests.support import folders, helpers, sets
 
 
@@ -105,6 +109,53 @@ def test_foregrounds(root):
     ]
 
 
+WRONG = {
+    "inverted": (255 - 255 * np.pad(np.ones((16, 16), np.uint8), 8), "is it inverted?"),
+    "another size": (np.zeros((16, 32), np.uint8), "is 32x16 px, but its picture is 32x32 px"),
+    "grey": (sets.noise("grey", 32, 32), "is no foreground: it needs black (0) and white (255)"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_foreground_is_named(root, name):
+    """By the check and, in the same words, by what trains."""
+    levels, text = WRONG[name]
+    file = write(root, "DISthresh/good/a ü0.png", levels)
+    (line,) = findings(root)
+    assert line.startswith("error: DISthresh/good/a ü0.png: ") and text in line
+    assert line.count("a ü0.png") == 1
+    with pytest.raises(UserError, match=re.escape(text)) as error:
+        datasets.load_category(sets.options(root, "nut"), 32)
+    assert str(file) in str(error.value)
+
+
+def test_parts_of_a_texture_are_read_too(root):
+    write(root, "thresh/1.png", sets.noise("part", 32, 32))
+    write(root, "thresh/2.png", 255 * np.eye(32, dtype=np.uint8))
+    write(root, "thresh/3.png", np.eye(48, dtype=np.uint8))
+    write(root, "thresh/4.png", np.zeros((32, 32), np.uint8))
+    (root / "nut/thresh/5.png").write_text("no picture")
+    found = findings(root, kind="texture")
+    assert [line.split(": ")[:2] for line in found] == [
+        ["error", "thresh/1.png"],
+        ["warning", "thresh/4.png"],
+        ["error", "thresh/5.png"],
+    ]
+    assert findings(root, kind="object") == []
+
+
+def test_damage_and_pipes_are_errors(root):
+    """And nothing waits for a pipe."""
+    jpeg = root / "nut/train/good/holed.jpg"
+    sets.save(jpeg, sets.noise("jpeg", 160, 160, 3))
+    data = jpeg.read_bytes()
+    jpeg.write_bytes(data[:4096] + bytes(4096) + data[8192:])
+    os.mkfifo(root / "nut/train/good/pipe.png")
+    found = findings(root)
+    assert len(found) == 2 and "from byte 4,09" in found[0] and "its data is zeros" in found[0]
+    assert found[1].endswith("a pipe, a socket or a device, no file")
+
+
 def test_every_unreadable_file_is_named(root):
     for path in (root / "nut").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:60])
@@ -173,6 +224,6 @@ def test_the_command(root, tmp_path):
 
 
 def test_prepared_shards_have_no_files_to_check(root):
-    with pytest.raises(ValueError, match=r"data\.layout=prepared"):
+    with pytest.raises(UserError, match=r"data\.layout=prepared"):
         check.run(config(root, layout="prepared"))
     assert pathlib.Path(root / "nut").is_dir()

@@ -1,0 +1,66 @@
+"""The formats that are read: how their files are called, begin, and are read whole."""
+
+import dataclasses
+import pathlib
+import stat
+
+import numpy as np
+
+from configs.errors import UserError
+
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif"),
+    *(".bmp", ".tif", ".tiff", ".webp"),
+)
+# A larger picture is refused by what its header claims, before anything is allocated for it.
+MAX_PIXELS = 2**28  # 16,384 x 16,384: 0.8 GB decoded
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: RGBA of 16 bits, not compressed
+_BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",  # of 64 bits
+    b"MM\0+": "TIFF",
+    b"RIFF": "WEBP",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """A decoded picture as its file holds it: upright, black 0, transparency dropped."""
+
+    levels: np.ndarray  # [h, w, 1 or 3], of any number type
+    white: int | None  # level of white; None: the file does not say
+    kind: str  # what the samples are, for a person: '32-bit floating-point'
+    lossy: bool  # black may have come back as a little more than 0
+
+
+def whole(path: pathlib.Path) -> tuple[bytes, str]:
+    """The bytes of a file, and its format: a name of `_BEGINNINGS`, by what it begins with.
+
+    Raises:
+      UserError: no ordinary file (a pipe would be waited for without end), another format.
+      OSError: it cannot be read.
+    """
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+        raise UserError("it is a pipe, a socket or a device, no file")
+    if facts.st_size > MAX_BYTES:
+        raise UserError(f"it has {facts.st_size:,} bytes; the limit is {MAX_BYTES:,}")
+    with open(path, "rb") as file:
+        start = file.read(12)
+        format = next((f for first, f in _BEGINNINGS.items() if start.startswith(first)), "")
+        if not format or (format == "WEBP" and not start.endswith(b"WEBP")):
+            empty = "it is empty" if not start else ""
+            raise UserError(empty or "it is no PNG, JPEG, BMP, TIFF or WebP file")
+        return start + file.read(), format
+
+
+def check_size(width: int, height: int) -> None:
+    """UserError where a header claims more than `MAX_PIXELS`."""
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"it claims {width}x{height} px, {width * height:,} in all; the limit is {MAX_PIXELS:,}"
+        )
