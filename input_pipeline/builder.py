@@ -10,9 +10,7 @@ apache-beam mlcroissant`), one category at 256 px, or with any field:
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
-import io
 import logging
 import multiprocessing
 import os
@@ -23,18 +21,20 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
 from etils import epath
 
 from configs.errors import UserError
-from input_pipeline.decoding.pictures import decode_mask, decode_rgb, resize_nearest, resize_picture
+from input_pipeline import cache, sealed
+from input_pipeline.decoding.pictures import decode_foreground, decode_mask, decode_rgb
+from input_pipeline.decoding.resizing import resize_nearest, resize_picture
+from input_pipeline.folders.contents import check_name, stamped
 from input_pipeline.folders.layouts import LAYOUTS, resolve
-from input_pipeline.folders.scan import GOOD, Record, digest, parts, scan, stamped
+from input_pipeline.folders.scan import GOOD, Record, digest, parts, scan
 from input_pipeline.on_disk import chunks
 
 logger = logging.getLogger(__name__)
 
-_VERSION = "3.0.0"  # raise it whenever the same source would give other shards
+_VERSION = "4.0.0"  # raise it whenever the same source would give other shards
 # Categories that the paper treats as textures; all others are objects.
 TEXTURES = frozenset(
     ["carpet", "grid", "leather", "tile", "wood", "zipper"] + [f"class{i}" for i in range(1, 11)]
@@ -59,6 +59,7 @@ class PicturesConfig(tfds.core.BuilderConfig):
     fit: str = "stretch"  # as data.fit
     missing_masks: str = "error"  # as data.missing_masks
     kind: str = "auto"  # as data.kind
+    cache_dir: str = ""  # where it is remembered which files were read; "": nowhere
 
     def __post_init__(self):
         """Scan the folder.
@@ -73,7 +74,7 @@ class PicturesConfig(tfds.core.BuilderConfig):
         found = scan(self.path, LAYOUTS[self.layout], self.missing_masks)
         if LAYOUTS[self.layout].category and kind_of(self.path.name, self.kind) == "texture":
             found += parts(self.path)
-        self.records = stamped(self.path, found)
+        self.records = stamped(self.path, found, self.cache_dir)
         facts = [_VERSION, self.image_size, self.resize, self.fit]
         facts += [dataclasses.astuple(record) for record in self.records]
         self.name = self.stem(self.path, self.image_size, self.resize, self.fit) + digest(facts)
@@ -158,46 +159,47 @@ def kind_of(category: str, kind: str) -> str:
     """'object' or 'texture': what `data.kind` says, or where that is 'auto' the category's name."""
     if kind != "auto":
         return kind
-    return "texture" if category.lower() in TEXTURES else "object"
+    return "texture" if pathlib.PurePath(category).name.lower() in TEXTURES else "object"
 
 
 def prepare(config: PicturesConfig, cache_dir: str) -> tfds.core.DatasetBuilder:
     """The builder of `config`, its pictures written under `cache_dir` unless they are there.
 
     TFDS writes into a folder of another name and renames it when all is written, so what an
-    interrupted preparation leaves is never read.
+    interrupted preparation leaves is never read. What is there and damaged is made anew.
 
     Raises:
-      UserError: as `load_record`; the cache cannot be written.
+      UserError: as `load_record`; the cache cannot be written, or not be read.
     """
+    check_name(cache_dir)
     cache_dir = os.path.expanduser(cache_dir)
-    builder = _builder(config, cache_dir)
-    if builder.data_path.exists():
-        return _readable(builder)
+    path = epath.Path(cache_dir) / AnomalyPictures.name / config.name / _VERSION
+    try:
+        if sealed.there(path):
+            return sealed.opened(path, cache_dir)
+    except sealed.Damaged as error:
+        logger.warning("%s: preparing them again", error)
+        sealed.take_away(path)
     logger.info("preparing %d pictures of %s (once)", len(config.records), config.folder)
     options = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats="skip")
     try:
-        with _quiet():
+        with sealed.quiet():
+            builder = AnomalyPictures(config=config, data_dir=cache_dir)
             builder.download_and_prepare(download_config=options, file_format="array_record")
     except (OSError, RuntimeError) as error:  # the writer of the shards raises RuntimeError
         # Another process that prepares the same pictures may have been first to rename.
-        builder = _builder(config, cache_dir)
-        if not builder.data_path.exists():
+        if not sealed.there(path):
             raise _unwritable(cache_dir, error) from error
+        return sealed.opened(path, cache_dir)
+    sealed.seal(path)
+    logger.info("%s", cache.told(cache_dir))
     return builder
 
 
-def _builder(config: PicturesConfig, cache_dir: str) -> AnomalyPictures:
-    try:
-        with _quiet():
-            return AnomalyPictures(config=config, data_dir=cache_dir)
-    except OSError as error:
-        raise _unwritable(cache_dir, error) from error
-
-
 def _unwritable(cache_dir: str, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split(";")[0].split())
-    return UserError(f"cannot write prepared pictures to data.cache_dir={cache_dir}: {reason}")
+    return UserError(
+        f"cannot write prepared pictures to data.cache_dir={cache_dir}: {sealed.reason(error)}"
+    )
 
 
 def find(
@@ -206,13 +208,19 @@ def find(
     """What was prepared in `cache_dir` from a folder of that name, which need not be here.
 
     Raises:
-      UserError: nothing, or more than one state of it.
+      UserError: nothing, or more than one state of it; it is damaged.
     """
+    check_name(cache_dir)
     top = epath.Path(os.path.expanduser(cache_dir)) / AnomalyPictures.name
     pattern = PicturesConfig.stem(folder, image_size, resize, fit) + "*"
     paths = sorted(top.glob(f"{pattern}/{_VERSION}")) if top.exists() else []
     # Names that differ in other than Latin letters and digits share a pattern.
-    built = [tfds.builder_from_directory(path) for path in paths]
+    try:
+        built = [sealed.opened(path, cache_dir) for path in paths]
+    except sealed.Damaged as error:
+        raise UserError(
+            f"{error}: remove the folder, and prepare them again where the pictures are"
+        ) from error
     found = [builder for builder in built if builder.info.metadata["folder"] == folder.name]
     if len(found) != 1:
         names = [builder.data_path.parent.name for builder in found]
@@ -220,30 +228,7 @@ def find(
             f"found {len(found)} prepared sets of {folder.name} at {top / pattern}, need one"
             f"{': ' * bool(names)}{', '.join(names)}"
         )
-    return _readable(found[0])
-
-
-def _readable(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
-    """The same; UserError where its shards cannot be read by index."""
-    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise UserError(
-            f"{builder.data_path} holds {builder.info.file_format.value} files, need array_record: "
-            f"delete the folder, or build it with --file_format array_record"
-        )
-    return builder
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the messages and bars of TFDS, which speak of downloads that do not happen."""
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        absl_logging.set_verbosity(verbosity)
+    return found[0]
 
 
 def load_record(folder: pathlib.Path, record: Record, size: int, resize: str, fit: str) -> dict:
@@ -251,16 +236,20 @@ def load_record(folder: pathlib.Path, record: Record, size: int, resize: str, fi
 
     Raises:
       UserError: a file that is not a whole picture; a mask of another size than its picture, an
-        empty one of a defective picture, or one that marks a defect in a good picture.
+        empty one of a defective picture, or one that marks a defect in a good picture; a
+        foreground as `decode_foreground`.
     """
-    picture = decode_rgb(folder / record.picture)
+    if record.split == "parts":
+        picture = np.repeat(decode_foreground(folder / record.picture), 3, axis=-1)
+    else:
+        picture = decode_rgb(folder / record.picture)
     mask = np.zeros((size, size, 1), np.uint8)
     if record.mask:
         mask = resize_nearest(_mask(folder, record, picture.shape), size, fit)
     foreground = np.zeros((size, size, 1), np.uint8)
     if record.foreground:
-        grey = decode_rgb(folder / record.foreground).max(-1, keepdims=True)
-        foreground = resize_picture(grey, size, resize, fit, border="constant")
+        plane = decode_foreground(folder / record.foreground, picture.shape[:2])
+        foreground = resize_picture(plane, size, resize, fit, border="constant")
     return {
         "image": resize_picture(picture, size, resize, fit),
         "mask": mask,

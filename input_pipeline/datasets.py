@@ -8,14 +8,14 @@ import dataclasses
 import logging
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int, UInt8
 
 from configs.schema import DataConfig
-from input_pipeline import textures
+from input_pipeline import sealed, textures
 from input_pipeline.builder import PicturesConfig, find, kind_of, prepare
 from input_pipeline.folders.layouts import LAYOUTS
 from input_pipeline.folders.scan import GOOD, Record, check_masks, digest
@@ -68,6 +68,11 @@ class PreparedSet:
         """The folder of the cache that holds it."""
         return str(self.builder.data_path)
 
+    @property
+    def folder(self) -> str:
+        """The name of the folder that it was made from."""
+        return str(self.builder.info.metadata["folder"])
+
     def records(self, split: str) -> list[Record]:
         """What is known of the pictures of a split, in their order."""
         records = (Record(*values) for values in self.builder.info.metadata["records"])
@@ -83,7 +88,7 @@ class PreparedSet:
         shapes = {plane: self.builder.info.features[plane].shape for plane in wanted}
         if not len(rows):
             return {plane: np.zeros((0, *shape), np.uint8) for plane, shape in shapes.items()}
-        source = self.builder.as_data_source(split)
+        source = sealed.Shards(self.builder, split)
         stored = {plane: Stored(source, plane, shape, rows) for plane, shape in shapes.items()}
         if sum(math.prod(plane.shape) for plane in stored.values()) > self.memory_gib * 2**30:
             return stored
@@ -119,8 +124,17 @@ class PreparedSet:
         )
 
 
-def load_category(data: DataConfig, image_size: int) -> Category:
+def load_category(
+    data: DataConfig, image_size: int, kept_aside: Mapping[str, str] | None = None
+) -> Category:
     """Read one category, preparing it in the cache first when it is new or has changed.
+
+    Args:
+      data: which, and how it is read.
+      image_size: px.
+      kept_aside: the pictures that a run holds out, names with stamps; they are found by content,
+        whatever they are called now, and those that are gone are left out. None: a new run, for
+        which `data.holdout` decides.
 
     Raises:
       UserError: no such folder; no good training pictures; a defective test picture without its
@@ -129,7 +143,11 @@ def load_category(data: DataConfig, image_size: int) -> Category:
     """
     prepared = prepared_category(data, image_size)
     train, test = prepared.records("train"), prepared.records("test")
-    aside = held_out(len(train), any(r.defect != GOOD for r in test), data.holdout)
+    defective = [record.defect != GOOD for record in test]
+    if kept_aside is None:
+        aside = held_out(len(train), any(defective) and not all(defective), data.holdout)
+    else:
+        aside = same_pictures(train, kept_aside)
     parts = prepared.records("parts") if prepared.kind == "texture" else []
     planes = prepared.planes("parts", np.arange(len(parts)), ["image"])["image"]
     return Category(
@@ -203,6 +221,7 @@ def _prepared(folder: pathlib.Path, layout: str, data: DataConfig, image_size: i
             fit=data.fit,
             missing_masks=data.missing_masks,
             kind=data.kind,
+            cache_dir=data.cache_dir,
         )
         builder = prepare(config, data.cache_dir)
     made = PreparedSet(builder, kind_of(folder.name, data.kind), data.memory_gib)
@@ -216,17 +235,40 @@ def folder_of(data: DataConfig) -> pathlib.Path:
     return pathlib.Path(data.root).expanduser() / data.category
 
 
-def held_out(n: int, defective: bool, share: float) -> Bool[np.ndarray, "n"]:
+def held_out(n: int, labelled: bool, share: float) -> Bool[np.ndarray, "n"]:
     """Which of n good training pictures are kept aside: evenly spaced in the order of names.
 
     Args:
       n: good training pictures.
-      defective: whether a defective picture is known, which decides where `share` is -1.
+      labelled: whether there are good and defective test pictures, which give a threshold without
+        any held out: then a `share` of -1 means none.
       share: `data.holdout`.
     """
     if share == -1.0:
-        share = 0.0 if defective else 0.1
+        share = 0.0 if labelled else 0.1
     count = min(math.ceil(share * n), n - 1)
     aside = np.zeros(n, np.bool_)
     aside[(2 * np.arange(count) + 1) * n // (2 * max(count, 1))] = True
     return aside
+
+
+def labelled(test: Pictures) -> bool:
+    """Whether there are good and defective pictures, which give a threshold by themselves."""
+    return bool((test.labels == 0).any() and (test.labels == 1).any())
+
+
+def same_pictures(
+    records: Sequence[Record], wanted: Mapping[str, str]
+) -> Bool[np.ndarray, "{len(records)}"]:
+    """Which pictures are those of `wanted`, names with stamps: the one of that name and stamp, else
+    the first of that stamp, so that of two equal files one may be wanted and the other not.
+    """
+    by_stamp: dict[str, int] = {}
+    for row, record in reversed(list(enumerate(records))):
+        by_stamp[record.stamp] = row
+    by_both = {(record.picture, record.stamp): row for row, record in enumerate(records)}
+    found = np.zeros(len(records), np.bool_)
+    for both in wanted.items():
+        row = by_both.get(both, by_stamp.get(both[1], -1))
+        found[row] |= row >= 0
+    return found

@@ -7,7 +7,9 @@ never stops a run. `--mode foregrounds` shows them all.
 
 import dataclasses
 import hashlib
+import io
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import tensorflow as tf
 from jaxtyping import UInt8
 from scipy import ndimage
 
+from input_pipeline import cache, sealed
 from input_pipeline.datasets import Category
 from input_pipeline.on_disk import Stored, chunks, replacing
 
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 FILE, COMPUTED, RANDOM, FULL = SOURCES = ("file", "computed", "random", "full")
 
 _VERSION = 2  # of `object_foreground`: a new number makes the cached ones be found anew
+_DIGEST = 32  # bytes of a sha256
 _WORKING_SIZE = 128  # px; finer detail of an outline does not matter here
 _BORDER = 0.04  # of the width: the frame of a picture that is taken for background
 _NOISE_FACTOR = 4.0  # standard deviations of the background that still count as background
@@ -58,45 +62,65 @@ def foregrounds_for(category: Category, choice: str, cache_dir: str) -> Foregrou
       category: with n training pictures.
       choice: 'auto' (the files where they exist, else 'object' for an object and 'random' for a
         texture), 'object', 'random' or 'full'.
-      cache_dir: computed ones are kept in its folder `foregrounds`.
+      cache_dir: computed ones are kept in its folder `foregrounds`, see `path_of`.
     """
     train = category.train
-    other = {"object": COMPUTED, "random": RANDOM, "full": FULL}
-    if choice == "auto":
-        other["auto"] = COMPUTED if category.kind == "object" else RANDOM
-        sources = [FILE if has else other["auto"] for has in train.has_foreground]
-    else:
-        sources = [other[choice]] * len(train.names)
+    sources = _sources(category, choice)
     return Foregrounds(
         sources=sources,
         files=train.foregrounds if FILE in sources else None,
-        computed=_cached(train.images, cache_dir) if COMPUTED in sources else None,
+        computed=_cached(category, cache_dir) if COMPUTED in sources else None,
         parts=category.parts if RANDOM in sources else None,
     )
 
 
-def _cached(images: UInt8[np.ndarray, "n s s 3"] | Stored, cache_dir: str) -> np.ndarray:
-    """u8[n, s, s, 1]: `object_foreground` of all pictures, from the cache where it is there.
+def computes(category: Category, choice: str) -> bool:
+    """Whether any of them is computed, and so kept in the cache; arguments as `foregrounds_for`."""
+    return COMPUTED in _sources(category, choice)
 
-    A file of the cache is named by all that decides it: the pictures' pixels and `_VERSION`. For
-    pictures that stay on disk it stays there, too. A cache that cannot be written is no error.
+
+def _sources(category: Category, choice: str) -> list[str]:
+    """Where the foreground of each training picture comes from."""
+    train = category.train
+    other = {"object": COMPUTED, "random": RANDOM, "full": FULL}
+    if choice == "auto":
+        other["auto"] = COMPUTED if category.kind == "object" else RANDOM
+        return [FILE if has else other["auto"] for has in train.has_foreground]
+    return [other[choice]] * len(train.names)
+
+
+def path_of(category: Category, cache_dir: str) -> pathlib.Path:
+    """Where the computed foregrounds of a category's training pictures are kept.
+
+    Named by the category and by all that decides them: the pictures' pixels and `_VERSION`.
     """
-    shape = (*images.shape[:3], 1)
+    images = category.train.images
     digest = hashlib.sha256(f"{_VERSION} {images.shape}".encode())
     for chunk in _chunks(images):
         digest.update(chunk.data)
-    folder = pathlib.Path(os.path.expanduser(cache_dir)) / "foregrounds"
-    path = folder / f"{digest.hexdigest()[:16]}.npy"
+    name = f"{cache.plain(pathlib.Path(category.folder).name)}-{digest.hexdigest()[:16]}.npy"
+    return pathlib.Path(os.path.expanduser(cache_dir)) / cache.FOREGROUNDS / name
+
+
+def _cached(category: Category, cache_dir: str) -> np.ndarray:
+    """u8[n, s, s, 1]: `object_foreground` of all pictures, from the cache where it is there.
+
+    For pictures that stay on disk it stays there, too. A damaged file is written anew; a cache that
+    cannot be written is no error.
+    """
+    images = category.train.images
+    shape = (*images.shape[:3], 1)
+    path = path_of(category, cache_dir)
     mode: Literal["r"] | None = None if isinstance(images, np.ndarray) else "r"
     try:
-        if "://" in cache_dir:
+        if sealed.is_remote(cache_dir):
             raise OSError("not a local folder")
-        if not path.exists():
+        if not _whole(path, shape):
             logger.info("finding the object in %d pictures (once)", len(images))
             _write(path, shape, map(object_foreground, _chunks(images)))
         return np.load(path, mmap_mode=mode)
-    except (OSError, ValueError, EOFError) as error:  # full, read-only, remote or damaged
-        logger.warning("foregrounds are not kept in %s: %s", folder, error)
+    except (OSError, ValueError, EOFError) as error:  # full, read-only or remote
+        logger.warning("foregrounds are not kept in %s: %s", path.parent, error)
     return np.concatenate([object_foreground(chunk) for chunk in _chunks(images)])
 
 
@@ -106,12 +130,42 @@ def _chunks(images: np.ndarray | Stored) -> Iterator[np.ndarray]:
 
 
 def _write(path: pathlib.Path, shape: tuple[int, ...], planes: Iterator[np.ndarray]) -> None:
-    """A NumPy file of u8[shape], which need not fit into memory."""
+    """A NumPy file of u8[shape], which need not fit into memory, and after it sha256 of it all."""
     with replacing(path) as partial, open(partial, "wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        digest = hashlib.sha256(_header(shape))
+        file.write(_header(shape))
         for some in planes:
-            file.write(some.tobytes())
+            file.write(some.data)
+            digest.update(some.data)
+        file.write(digest.digest())
+
+
+def _whole(path: pathlib.Path, shape: tuple[int, ...]) -> bool:
+    """Whether a file is as `_write` wrote it; where it is there and is not, this is logged."""
+    if not path.exists():
+        return False
+    header, digest = _header(shape), hashlib.sha256()
+    left = len(header) + math.prod(shape)
+    with open(path, "rb") as file:
+        fits = file.read(len(header)) == header and path.stat().st_size == left + _DIGEST
+        file.seek(0)
+        while fits and left:
+            block = file.read(min(left, 2**22))
+            digest.update(block)
+            left -= len(block)
+            fits = bool(block)
+        fits = fits and file.read() == digest.digest()
+    if not fits:
+        logger.warning("%s is damaged: its foregrounds are found again", path)
+    return fits
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """How a NumPy file of u8[shape] begins."""
+    file = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
 
 
 def object_foreground(images: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray, "n s s 1"]:

@@ -93,8 +93,8 @@ class Pictures:
     labels: Int32[np.ndarray, "n"]  # 0 good, 1 defective
     defects: list[str]
     names: list[str]  # paths relative to the category's folder
-    # 12 hexadecimal digits for each picture, which change with the size or modification time of
-    # its file, its mask's or its foreground's.
+    # 12 hexadecimal digits for each picture, which change with the content of its file, its mask's
+    # or its foreground's.
     stamps: list[str]
     # 255 where anomalies may lie, soft between; None: no file for any picture, or a test split
     foregrounds: UInt8[np.ndarray, "n s s 1"] | Stored | None

@@ -132,7 +132,20 @@ def numpy_batches(
         process_count=process_count,
         with_clean=with_clean,
     )
-    return batches.as_numpy_iterator()
+    return _told(batches.as_numpy_iterator())
+
+
+def _told(iterator: Iterator) -> Iterator:
+    """The same. A UserError raised while a picture was read, which TensorFlow turns into the text
+    of an error of its own, is one again.
+    """
+    try:
+        yield from iterator
+    except tf.errors.OpError as error:
+        _, found, told = str(error).partition(f"{UserError.__name__}: ")
+        if found:
+            raise UserError(told.splitlines()[0]) from error
+        raise
 
 
 def picture_index(position: tf.Tensor, n: int, seed: int) -> tf.Tensor:
@@ -214,7 +227,7 @@ class Examples:
         def at(position: tf.Tensor) -> tuple:
             return position, self.example(position), self.origin(position)
 
-        yield from tf.data.Dataset.range(first, first + count).map(at).as_numpy_iterator()
+        yield from _told(tf.data.Dataset.range(first, first + count).map(at).as_numpy_iterator())
 
     def _example_seed(self, position: tf.Tensor) -> tf.Tensor:
         return tf.stack([tf.constant(self._seed, tf.int64), position])

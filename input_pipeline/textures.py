@@ -226,9 +226,6 @@ def _write_pictures(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> 
                     end = EXTENSIONS[0] if row["image"].startswith(b"\x89PNG") else EXTENSIONS[1]
                     file = partial / split / f"{i:06}{end}"
                     file.write_bytes(row["image"])
-                    os.utime(
-                        file, (0, 0)
-                    )  # so that all hosts have the same set: see `Record.stamp`
     except OSError:
         if not folder.exists():  # else another process was first
             raise

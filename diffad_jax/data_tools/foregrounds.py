@@ -86,7 +86,7 @@ def override_of(category: Category, name: str, layout: str) -> str:
         return ""
     path = pathlib.PurePosixPath(name)
     # Every layout that 'auto' may stand for keeps them in one place.
-    template = LAYOUTS["folder" if layout == "auto" else layout].foreground
+    template = LAYOUTS["folder" if layout == "auto" else layout].foreground[0]
     place = template.format(folder=path.parent, defect=path.parent.name, stem=path.stem)
     return f"{pathlib.Path(category.folder) / place}.png"
 

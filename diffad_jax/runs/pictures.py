@@ -1,6 +1,7 @@
 """Which pictures a run trains on, and which it holds out: written down once, checked ever after."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,19 +12,21 @@ from diffad_jax.runs import files, folder
 from input_pipeline.datasets import Category, Textures
 from input_pipeline.on_disk import Pictures
 
+logger = logging.getLogger(__name__)
 _SHOWN = 3  # names in a message
 
 
 def claim(workdir: epath.PathLike, category: Category, textures: Textures) -> None:
     """Note which pictures a run trains on and which it holds out, or check that they are the same.
 
-    Where they lie does not matter, nor what the category is called; the pictures' names, sizes and
-    times of change do, and whether they are treated as object or texture.
+    Where they lie does not matter, nor what the category is called; the pictures' names and
+    contents do, and whether they are treated as object or texture. Says how many are held out.
 
     Raises:
       UserError: a picture is gone, new or another than when the run began; names it. Or they are
         treated in another way.
     """
+    _tell(category)
     path = epath.Path(workdir) / folder.PICTURES
     now = {"train": _stamps(category.train), "held_out": _stamps(category.held_out)}
     others = {"textures": textures.fingerprint, "parts": category.train.parts_stamp}
@@ -51,19 +54,47 @@ def claim(workdir: epath.PathLike, category: Category, textures: Textures) -> No
             )
 
 
-def check_held_out(workdir: epath.PathLike, category: Category) -> None:
-    """Check that the run was not trained on what is held out of training now.
+def held_out(workdir: epath.PathLike) -> dict[str, str] | None:
+    """The pictures that a run holds out of training, names with stamps.
+
+    None where there is no list: nothing is trained yet, or it was trained elsewhere (imported).
 
     Raises:
-      UserError: it was trained on such a picture; names it.
+      UserError: the list is damaged.
     """
     path = epath.Path(workdir) / folder.PICTURES
-    trained = _read(path)["train"] if path.exists() else {}
-    both = [name for name in category.held_out.names if name in trained]
-    if both:
+    return _read(path)["held_out"] if folder.has_checkpoint(workdir) and path.exists() else None
+
+
+def check_held_out(workdir: epath.PathLike, category: Category) -> None:
+    """Check that all pictures that a run holds out are still there.
+
+    Raises:
+      UserError: one is not, under no name; names it.
+    """
+    there = set(category.held_out.stamps)
+    gone = [name for name, stamp in (held_out(workdir) or {}).items() if stamp not in there]
+    if gone:
         raise UserError(
-            f"{_some(both)} cannot be held out: {workdir} was trained on a picture of that name; "
-            "evaluate with the data.holdout and the pictures of the training"
+            f"good pictures that {workdir} held out of training, with which the threshold is "
+            f"found, are gone or changed: {_some(gone)}; put them back ({category.folder})"
+        )
+
+
+def _tell(category: Category) -> None:
+    """Say how many pictures are held out, and where no threshold will be found."""
+    held, test = len(category.held_out.names), category.test
+    if held:
+        logger.info(
+            "%d of %d good pictures are held out of training, to find a threshold with "
+            "(data.holdout)",
+            held,
+            held + len(category.train.names),
+        )
+    elif not (test.labels == 0).any():
+        logger.warning(
+            "no good picture is held out of training and none is among the test pictures: no "
+            "threshold will be found (data.holdout)"
         )
 
 

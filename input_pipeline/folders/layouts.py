@@ -4,14 +4,22 @@ import logging
 import pathlib
 
 from configs.errors import UserError
-from input_pipeline.folders.scan import GOOD, Layout, Record, scan, unused
+from input_pipeline.folders import listing
+from input_pipeline.folders.scan import (
+    GOOD_NAMES,
+    Layout,
+    NoGoodPictures,
+    Record,
+    scan,
+    table_of,
+    unused,
+)
+from input_pipeline.folders.side_files import MASK_FOLDERS, SUFFIXES
 
 logger = logging.getLogger(__name__)
 
 _SOURCE = "That of the source folder"
-_GOOD_NAMES = (GOOD, "ok", "normal")
-_SUFFIXES = ("_mask", "", "_label", "_gt")
-_MASK_FOLDERS = ("ground_truth", "masks", "mask", "gt", "labels")
+_TRAIN = tuple(f"train/{name}" for name in GOOD_NAMES)
 
 LAYOUTS = {
     "visa_csv": Layout(
@@ -35,7 +43,7 @@ LAYOUTS = {
         licence=f"{_SOURCE}.",
     ),
     "mvtec": Layout(
-        train=("train/good",),
+        train=_TRAIN,
         test="test",
         masks=("ground_truth/{defect}/{stem}_mask",),
         description="Good training pictures, good and defective test pictures and their masks, in "
@@ -47,7 +55,7 @@ LAYOUTS = {
         licence=f"{_SOURCE}; MVTec AD itself: CC BY-NC-SA 4.0.",
     ),
     "visa": Layout(
-        train=("train/good",),
+        train=_TRAIN,
         test="test",
         masks=("ground_truth/{defect}/{stem}",),
         description="VisA's one-class split in folders; a mask has the name of its picture.",
@@ -56,7 +64,7 @@ LAYOUTS = {
         licence=f"{_SOURCE}; VisA itself: CC BY 4.0.",
     ),
     "dagm": Layout(
-        train=("train/good",),
+        train=_TRAIN,
         test="test",
         masks=("ground_truth/{defect}/{stem}_label",),
         description="DAGM 2007 in the folders of MVTec AD.",
@@ -66,19 +74,13 @@ LAYOUTS = {
         licence=f"{_SOURCE}.",
     ),
     "folder": Layout(
-        train=(
-            *(f"train/{name}" for name in _GOOD_NAMES),
-            "train",
-            *_GOOD_NAMES,
-            "",
-        ),
+        train=(*_TRAIN, "train", *GOOD_NAMES, ""),
         test="test",
-        good=_GOOD_NAMES,
         masks=(
-            *(f"{top}/{{defect}}/{{stem}}{end}" for top in _MASK_FOLDERS for end in _SUFFIXES),
-            *(f"{top}/{{stem}}{end}" for top in _MASK_FOLDERS for end in _SUFFIXES),
-            *(f"{{folder}}/{{stem}}{end}" for end in _SUFFIXES if end),
+            *(f"{top}/{{defect}}/{{stem}}{end}" for top in MASK_FOLDERS for end in SUFFIXES),
+            *(f"{top}/{{stem}}{end}" for top in MASK_FOLDERS for end in SUFFIXES),
         ),
+        beside=True,
         description="Your own: good pictures in the folder itself, in good, train or train/good "
         "(or ok, normal); test pictures, if any, in test/good and a folder for each defect; masks, "
         "if any, in ground_truth, masks, mask, gt or labels, or beside the pictures.",
@@ -87,7 +89,7 @@ LAYOUTS = {
     ),
     "textures": Layout(
         train=("",),
-        foreground="",
+        foreground=(),
         recursive=True,
         category=False,
         description="Surface pictures that synthetic anomalies are made from: any pictures under "
@@ -97,7 +99,6 @@ LAYOUTS = {
         licence=f"{_SOURCE}; DTD itself: for research purposes only.",
     ),
 }
-_AS_DOWNLOADED = ("visa_csv", "dagm_raw")
 _IN_FOLDERS = ("mvtec", "visa", "dagm")
 
 
@@ -108,12 +109,12 @@ def recognise(folder: pathlib.Path) -> str:
     else the one whose naming finds every mask that can be found, and any; else `folder`.
 
     Raises:
-      UserError: none fits; says what was looked for.
+      UserError: none fits: says what was looked for; or there is a table that cannot be read.
     """
-    for name in _AS_DOWNLOADED:
-        records = _try(folder, name)
-        if records and (LAYOUTS[name].table or _masks(records)):
-            return name
+    if _in_table(folder):
+        return "visa_csv"
+    if _has_labels(folder):
+        return "dagm_raw"
     any_naming = _masks(scan(folder, LAYOUTS["folder"], "ignore"))
     for name in _IN_FOLDERS:
         if any_naming and _masks(_try(folder, name)) == any_naming:
@@ -121,31 +122,57 @@ def recognise(folder: pathlib.Path) -> str:
     return "folder"
 
 
+def _in_table(folder: pathlib.Path) -> bool:
+    """Whether VisA's table is there and lists the category."""
+    table = table_of(folder, LAYOUTS["visa_csv"])
+    if not folder.is_dir() or not table.is_file():
+        return False
+    try:
+        return bool(scan(folder, LAYOUTS["visa_csv"], "ignore"))
+    except NoGoodPictures as error:
+        logger.info("layout of %s: not that of the table beside it: %s", folder, error)
+        return False
+
+
+def _has_labels(folder: pathlib.Path) -> bool:
+    """Whether pictures lie as DAGM's do, with a folder of labels beside them."""
+    places = [listing.place(folder, split) for split in ("Train", "Test")]
+    if not any(
+        listing.pictures_under(place) and listing.pictures_under(listing.place(place, "Label"))
+        for place in places
+    ):
+        return False
+    try:
+        return bool(_masks(scan(folder, LAYOUTS["dagm_raw"], "ignore")))
+    except NoGoodPictures:
+        return False
+
+
 def _try(folder: pathlib.Path, name: str) -> list[Record]:
     """What a layout finds; nothing where it does not fit."""
     try:
         return scan(folder, LAYOUTS[name], "ignore")
-    except ValueError:
+    except UserError:
         return []
 
 
 def _masks(records: list[Record]) -> set[str]:
-    return {record.mask for record in records if record.mask}
+    """Those of test pictures."""
+    return {record.mask for record in records if record.mask and record.split == "test"}
 
 
 def resolve(folder: pathlib.Path, layout: str) -> str:
-    """`layout`, or what 'auto' stands for, which is logged.
+    """`layout`, or what 'auto' stands for; what lies in the folder and is not used is logged.
 
     Raises:
-      UserError: as `recognise`.
+      UserError: as `recognise` and `scan.scan`.
     """
-    if layout != "auto":
-        return layout
-    found = recognise(folder)
-    logger.info("layout of %s: %s (data.layout names another)", folder, found)
-    if found == "folder":
-        for place, count in unused(folder, scan(folder, LAYOUTS[found], "ignore")).items():
-            logger.warning("pictures that are not used: %s (%d)", folder / place, count)
+    found = layout
+    if layout == "auto":
+        found = recognise(folder)
+        logger.info("layout of %s: %s (data.layout names another)", folder, found)
+    for where, what in unused(folder, scan(folder, LAYOUTS[found], "ignore")):
+        logger.warning("%s: %s", folder / where, what)
     return found
 
 
@@ -162,7 +189,7 @@ def categories(root: pathlib.Path, layout: str) -> list[str]:
     root = pathlib.Path(root).expanduser()
     if not root.is_dir():
         raise UserError(f"no such folder: {root}")
-    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+    folders = listing.readable(root).folders
     found = [folder.name for folder in folders if _is_category(folder, layout)]
     if not found:
         raise UserError(
@@ -181,8 +208,6 @@ def chosen(category: str, root: pathlib.Path, layout: str) -> list[str]:
 def _is_category(folder: pathlib.Path, layout: str) -> bool:
     try:
         scan(folder, LAYOUTS[recognise(folder) if layout == "auto" else layout], "ignore")
-    except UserError as error:
-        if "no good pictures" in str(error):
-            return False
-        raise
+    except NoGoodPictures:
+        return False
     return True

@@ -13,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import file_adapters
 
+from configs.errors import UserError
 from input_pipeline import builder, datasets
 from tests.support import sets
 
@@ -64,7 +65,7 @@ def test_tfds_load_reads_what_the_program_prepared(root):
 
 def test_a_host_without_the_pictures_reads_what_was_prepared(root, tmp_path):
     sets.save(root / "stuff/a/1.png", sets.picture("stuff"))
-    sets.save(root / "nut/thresh/1.png", sets.noise("part", 32, 32))
+    sets.save(root / "nut/thresh/1.png", sets.noise("part", 32, 32) // 128 * 255)
     how = {"textures": str(root / "stuff"), "kind": "texture", "fit": "pad"}
     data = options(root, **how)
     made = datasets.prepared_category(data, sets.SIZE), datasets.prepared_textures(data, sets.SIZE)
@@ -76,14 +77,14 @@ def test_a_host_without_the_pictures_reads_what_was_prepared(root, tmp_path):
         for field in ("images", "masks", "labels", "names", "defects", "has_mask", "stamps"):
             a, b = (getattr(getattr(category, split), field) for category in (here, there))
             np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(here.parts[..., 0], sets.noise("part", 32, 32)[None])
+    np.testing.assert_array_equal(here.parts[..., 0], sets.noise("part", 32, 32)[None] // 128 * 255)
     np.testing.assert_array_equal(here.parts, there.parts)
     again = datasets.load_textures(options(root, **how, layout="prepared"), sets.SIZE)
     np.testing.assert_array_equal(again.images, stuff.images)
     assert (again.names, again.fingerprint) == (stuff.names, stuff.fingerprint)
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         load(root, **how)
-    with pytest.raises(ValueError, match="found 0 prepared sets of nut at"):
+    with pytest.raises(UserError, match="found 0 prepared sets of nut at"):
         load(root, **how | {"fit": "crop"}, layout="prepared")
 
 
@@ -92,7 +93,7 @@ def test_prepared_pictures_without_masks_need_the_same_word(root):
     load(root, missing_masks="ignore")
     test = load(root, missing_masks="ignore", layout="prepared").test
     assert test.has_mask.tolist() == [True, False]
-    with pytest.raises(ValueError, match="has no mask"):
+    with pytest.raises(UserError, match="has no mask"):
         load(root, layout="prepared")
 
 
@@ -100,7 +101,7 @@ def test_two_states_of_a_folder_are_not_chosen_between(root):
     load(root)
     sets.save(root / "nut/train/good/new.png", sets.picture("new"))
     load(root)
-    with pytest.raises(ValueError, match="found 2 prepared sets of nut at") as error:
+    with pytest.raises(UserError, match="found 2 prepared sets of nut at") as error:
         load(root, layout="prepared")
     assert one_line(error).count("nut-32-bilinear-stretch-") == 3  # the pattern and both
 
@@ -119,7 +120,7 @@ def test_shards_of_another_format_are_named(root):
     config = builder.PicturesConfig(folder=str(root / "nut"), image_size=sets.SIZE)
     made = builder.AnomalyPictures(config=config, data_dir=root.parent / "cache")
     made.download_and_prepare(file_format="tfrecord")
-    with pytest.raises(ValueError, match="holds tfrecord files, need array_record") as error:
+    with pytest.raises(UserError, match="holds tfrecord files, need array_record") as error:
         load(root)
     assert str(made.data_path) in one_line(error)
 
@@ -141,7 +142,7 @@ def test_a_cache_that_fills_up(root, monkeypatch, failure):
 
     with monkeypatch.context() as patch:
         patch.setattr(file_adapters.ArrayRecordFileAdapter, "write_examples", fill_up)
-        with pytest.raises(ValueError, match="No space left on device") as error:
+        with pytest.raises(UserError, match="No space left on device") as error:
             load(root)
     cache = root.parent / "cache"
     assert f"data.cache_dir={cache}: " in one_line(error)
@@ -152,7 +153,7 @@ def test_a_cache_that_fills_up(root, monkeypatch, failure):
 
 def test_a_cache_that_cannot_be_a_folder(root):
     (root.parent / "cache").write_text("a file")
-    with pytest.raises(ValueError, match=r"data.cache_dir=.*cache: Not a directory"):
+    with pytest.raises(UserError, match=r"data.cache_dir=.*cache: Not a directory"):
         load(root)
 
 
@@ -237,12 +238,12 @@ def test_a_public_set_that_cannot_be_downloaded(root, monkeypatch):
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", offline)
     with pytest.raises(
-        ValueError, match=r"data\.textures=tfds:dtd cannot be read or downloaded: Max"
+        UserError, match=r"data\.textures=tfds:dtd cannot be read or downloaded: Max"
     ) as error:
         datasets.load_textures(options(root, textures="tfds:dtd"), sets.SIZE)
     one_line(error)
     with pytest.raises(
-        ValueError, match=r"tfds:no_such_set cannot be read or downloaded: .*not found"
+        UserError, match=r"tfds:no_such_set cannot be read or downloaded: .*not found"
     ):
         datasets.load_textures(options(root, textures="tfds:no_such_set"), sets.SIZE)
     assert not list((root.parent / "cache").glob("tfds/*"))

@@ -5,10 +5,11 @@ import pathlib
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from diffad_jax.data_tools import check
 from input_pipeline import datasets
 from input_pipeline.folders import layouts
-from tests.input_pipeline.test_pictures import claim
+from tests.input_pipeline.decoding.test_pictures import claim
 from tests.support import helpers, sets
 
 LAYOUTS = sorted(sets.PLACES)
@@ -103,7 +104,7 @@ def damage(folder, places, fault):
 def test_a_fault_is_one_line_that_names_the_file(root, layout, fault):
     folder = sets.make(root, layout)
     file, words = damage(folder, sets.PLACES[layout], fault)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         load(root)
     text = str(error.value)
     assert text.startswith(str(folder / file)) and words in text and "\n" not in text
@@ -124,7 +125,7 @@ def test_a_mask_for_a_good_picture(root, layout, marked):
     if not marked:
         assert len(load(root).test.names) == 2 and checked(root)[0] == []
         return
-    with pytest.raises(ValueError, match="marks 35 px") as error:
+    with pytest.raises(UserError, match="marks 35 px") as error:
         load(root)
     assert str(folder / file) in str(error.value) and str(folder / good) in str(error.value)
     assert checked(root)[0] == [f"error: {folder / file}: marks 35 px of {good}, a good picture"]

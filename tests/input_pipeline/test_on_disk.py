@@ -1,11 +1,11 @@
 """Chunks, files that are whole or not there, and what identifies the pictures of a folder."""
 
 import concurrent.futures
-import os
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline import datasets
 from input_pipeline.on_disk import chunks, replacing
@@ -72,8 +72,10 @@ def root(tmp_path):
     """A category with masks, one foreground, and a texture's parts."""
     root = tmp_path / "data"
     folder = sets.make(root, "mvtec", "nut")
-    sets.save(folder / f"DISthresh/good/{sets.TRAIN[1]}.png", sets.noise("fore", 32, 32))
-    sets.save(folder / "thresh/1.png", sets.noise("part", 32, 32))
+    sets.save(
+        folder / f"DISthresh/good/{sets.TRAIN[1]}.png", sets.noise("fore", 32, 32) // 128 * 255
+    )
+    sets.save(folder / "thresh/1.png", sets.noise("part", 32, 32) // 128 * 255)
     sets.save(root / "stuff/a/1.png", sets.picture("stuff"))
     return root
 
@@ -102,15 +104,17 @@ def test_a_moved_folder_has_the_same_fingerprints_and_is_not_prepared_again(root
     assert datasets.load_textures(data, sets.SIZE).fingerprint == textures.fingerprint
     assert sorted(p.name for p in cache.iterdir()) == prepared
     copied = root.parent / "copied"
-    shutil.copytree(moved, copied)  # keeps sizes and times
+    shutil.copytree(moved, copied, copy_function=shutil.copyfile)  # at other times
     (copied / "nut").rename(copied / "bolt")
     data = sets.options(copied, "bolt", kind="texture")
     assert prints(datasets.load_category(data, sets.SIZE)) == prints(first)
 
 
-def touch(path):
-    times = path.stat()
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+def change(path):
+    """One pixel."""
+    pixels = np.array(Image.open(path))
+    pixels.reshape(-1)[0] ^= 255
+    sets.save(path, pixels)
 
 
 def test_a_changed_file_changes_the_stamp_of_its_picture_alone(root):
@@ -123,7 +127,7 @@ def test_a_changed_file_changes_the_stamp_of_its_picture_alone(root):
         (f"DISthresh/good/{sets.TRAIN[1]}.png", "train", 1),
         (places.mask.format(sets.BAD), "test", 1),
     ):
-        touch(nut / file)
+        change(nut / file)
         after = load(root)
         for name in ("train", "test"):
             one, other = getattr(before, name), getattr(after, name)
@@ -135,7 +139,7 @@ def test_a_changed_file_changes_the_stamp_of_its_picture_alone(root):
 
 def test_parts_a_new_picture_and_the_split_change_what_training_sees(root):
     before = load(root)
-    touch(root / "nut/thresh/1.png")
+    change(root / "nut/thresh/1.png")
     after = load(root)
     assert after.train.stamps == before.train.stamps
     assert after.train.fingerprint != before.train.fingerprint

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from configs import default, schema
+from configs.errors import UserError
 from input_pipeline import pipeline
 from input_pipeline.datasets import Category, Textures
 from input_pipeline.on_disk import Pictures, Stored
@@ -157,6 +158,14 @@ def test_resuming_anywhere_gives_the_same_batches(light):
     whole = take(6)
     assert_same(take(3, start=3), whole[3:])
     assert_same(take(1, start=5), whole[5:])
+
+
+def test_a_position_gives_its_example_whatever_the_batch_size(light):
+    whole = {key: np.concatenate([b[key] for b in take(3)]) for key in ("image", "mask", "label")}
+    for size in (1, 2, 6):
+        batches = take(12 // size, batch=size)
+        for key, values in whole.items():
+            np.testing.assert_array_equal(np.concatenate([b[key] for b in batches]), values)
 
 
 def test_a_far_step_costs_nothing_and_does_not_overflow(light):
@@ -313,10 +322,10 @@ def test_accelerators_that_tensorflow_already_uses_are_said_not_fatal(monkeypatc
 
 
 def test_fewer_pictures_than_a_batch():
-    with pytest.raises(ValueError, match=r"data/nut has 7 .* train\.batch_size=8"):
+    with pytest.raises(UserError, match=r"data/nut has 7 .* train\.batch_size=8"):
         take(1, batch=8)
 
 
 def test_hosts_that_cannot_share_a_batch():
-    with pytest.raises(ValueError, match=r"batch_size=4 .* 3"):
+    with pytest.raises(UserError, match=r"batch_size=4 .* 3"):
         take(1, process_index=0, process_count=3)

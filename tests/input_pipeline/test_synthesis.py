@@ -6,6 +6,7 @@ import scipy.stats
 import tensorflow as tf
 from scipy import ndimage
 
+from configs.errors import UserError
 from input_pipeline import augment, synthesis
 from tests.support import goldens_io
 
@@ -303,7 +304,7 @@ def test_strips_are_permuted():
 
 
 def test_strips_need_a_divisible_size():
-    with pytest.raises(ValueError, match="36x36 px does not divide into 8"):
+    with pytest.raises(UserError, match="36x36 px does not divide into 8"):
         synthesis.rearrange_strips(tf.zeros([36, 36, 3]), seed(0))
 
 

@@ -1,10 +1,10 @@
 """What a run is bound to: its settings and its pictures, not where they lie; and what not."""
 
-import os
 import shutil
 
 import pytest
 
+from configs.errors import UserError
 from diffad_jax import evaluate, train
 from diffad_jax.method import steps
 from diffad_jax.runs import folder
@@ -34,7 +34,7 @@ def test_a_workdir_belongs_to_one_configuration(data, tmp_path, nothing_compiled
     (tmp_path / "run/checkpoints/3").mkdir(parents=True)
     before = (tmp_path / "run/config.json").read_bytes()
     other = configured(data, model__heads=2, unet_optim__rate=1.0, train__steps=9)
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(UserError) as raised:
         train.run(other, tmp_path / "run")
     message = str(raised.value)
     assert "model.heads was 4, is now 2" in message and "unet_optim.rate was " in message
@@ -49,7 +49,7 @@ def test_a_workdir_belongs_to_one_configuration(data, tmp_path, nothing_compiled
 def test_a_broken_config_file_is_named(content, data, tmp_path, nothing_compiled):
     (tmp_path / "config.json").write_text(content)
     for run in (train.run, evaluate.run):
-        with pytest.raises(ValueError, match=rf"^{tmp_path}/config\.json is not a configuration"):
+        with pytest.raises(UserError, match=rf"^{tmp_path}/config\.json is not a configuration"):
             run(configured(data), tmp_path)
     assert (tmp_path / "config.json").read_text() == content
 
@@ -59,9 +59,6 @@ def test_a_moved_folder_is_no_other_data(begun, tmp_path):
     data.rename(tmp_path / "moved")
     train.run(configured(tmp_path / "moved"), work)
     folders.category(data)
-    for path in data.rglob("*.png"):  # an unpacked archive keeps the times of change
-        stat = (tmp_path / "moved" / path.relative_to(data)).stat()
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     train.run(configured(data), tmp_path / "whole")
     scores = [(folder / "eval/7/scores.csv").read_bytes() for folder in (work, tmp_path / "whole")]
     assert scores[0] == scores[1]
@@ -91,7 +88,7 @@ def test_other_pictures_are_refused_by_name(begun, change, told):
     data, work = begun
     before = outcome(work)
     change(data / "disc")
-    with pytest.raises(ValueError, match=f"have changed since it began: {told}; put them back"):
+    with pytest.raises(UserError, match=f"have changed since it began: {told}; put them back"):
         train.run(configured(data, train__batch_size=8), work)
     assert outcome(work) == before
 
@@ -102,7 +99,7 @@ def test_other_textures_are_refused(toy, data, tmp_path):
     config = configured(data, data__textures=str(tmp_path / "textures"), train__steps=3)
     train.run(config, tmp_path / "run")
     (tmp_path / "textures/1.png").unlink()
-    with pytest.raises(ValueError, match=r"the pictures of data\.textures have changed since"):
+    with pytest.raises(UserError, match=r"the pictures of data\.textures have changed since"):
         train.run(config, tmp_path / "run")
 
 
@@ -110,14 +107,6 @@ def test_test_pictures_may_change_in_training(begun):
     data, work = begun
     (data / "disc/test/good/000.png").unlink()
     assert train.run(configured(data), work) is not None
-
-
-def test_pictures_that_were_trained_on_cannot_be_held_out(toy, tmp_path):
-    folders.category(tmp_path, test=0)
-    config = configured(tmp_path, data__holdout=0.0)
-    assert train.run(config, tmp_path / "run") is None
-    with pytest.raises(ValueError, match=r"^train/good/004\.png cannot be held out: .* trained on"):
-        evaluate.run(configured(tmp_path, data__holdout=0.1), tmp_path / "run")
 
 
 def test_after_too_little_memory_the_advised_keys_start_in_the_same_workdir(
@@ -128,7 +117,7 @@ def test_after_too_little_memory_the_advised_keys_start_in_the_same_workdir(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "train_step", too_large)
-        with pytest.raises(ValueError, match=r"try model\.compute_dtype=bfloat16, model\.rem"):
+        with pytest.raises(UserError, match=r"try model\.compute_dtype=bfloat16, model\.rem"):
             train.run(configured(data), tmp_path / "run")
     lighter = configured(data, model__compute_dtype="bfloat16", model__remat="norms")
     assert train.run(lighter, tmp_path / "run") is not None
@@ -146,7 +135,7 @@ def test_a_run_trained_with_the_kernel_of_gpus_is_evaluated_without(
     toy, data, tmp_path, monkeypatch
 ):
     config = configured(data, model__attention="cudnn", model__compute_dtype="bfloat16")
-    with pytest.raises(ValueError, match=r"model\.attention=cudnn needs a CUDA GPU, this is a cpu"):
+    with pytest.raises(UserError, match=r"model\.attention=cudnn needs a CUDA GPU, this is a cpu"):
         train.run(config, tmp_path / "run")
     elsewhere = configured(data, model__compute_dtype="bfloat16")
     train.run(elsewhere, tmp_path / "run")
@@ -164,7 +153,7 @@ def test_a_renamed_category_is_no_other_data(begun):
 def test_a_renamed_category_that_is_treated_otherwise_is_refused(begun):
     data, work = begun
     (data / "disc").rename(data / "grid")  # a texture by its name
-    with pytest.raises(ValueError, match=r"treated as object, and as texture now: set data\.kind"):
+    with pytest.raises(UserError, match=r"treated as object, and as texture now: set data\.kind"):
         train.run(configured(data, data__category="grid"), work)
 
 
@@ -187,5 +176,5 @@ def test_without_a_checkpoint_other_pictures_may_be_taken(data, tmp_path, nothin
 def test_a_broken_list_of_pictures_is_named(begun, content):
     data, work = begun
     (work / "pictures.json").write_text(content)
-    with pytest.raises(ValueError, match=rf"^{work}/pictures\.json is damaged or of another"):
+    with pytest.raises(UserError, match=rf"^{work}/pictures\.json is damaged or of another"):
         train.run(configured(data), work)

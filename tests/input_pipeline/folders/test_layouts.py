@@ -6,28 +6,12 @@ import typing
 import pytest
 
 from configs import schema
+from configs.errors import UserError
+from input_pipeline.builder import kind_of
 from input_pipeline.folders import layouts, scan
 from input_pipeline.folders.scan import GOOD, Record
-
-
-def touch(folder, *names):
-    """Empty files: nothing here is opened."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
-def found(folder, layout="auto", missing_masks="error"):
-    """{split: [(picture, mask, defect)]}, by the layout that 'auto' takes."""
-    name = layouts.resolve(folder, layout)
-    rows = {"train": [], "test": []}
-    for r in scan.scan(folder, layouts.LAYOUTS[name], missing_masks):
-        rows[r.split].append((r.picture, r.mask, r.defect))
-    return name, rows["train"], rows["test"]
-
-
-def good(*pictures):
-    return [(picture, "", GOOD) for picture in pictures]
+from tests.input_pipeline.folders.trees import found, good, touch
+from tests.support import helpers
 
 
 def visa_table(root, rows):
@@ -79,7 +63,7 @@ def test_visa_as_downloaded(tmp_path):
     assert layouts.categories(tmp_path, "visa_csv") == ["candle", "pcb"]
     # A folder beside them that the table does not list is the user's own.
     assert found(tmp_path / "other")[0] == "folder"
-    with pytest.raises(ValueError, match=r"1cls\.csv lists no training picture of other"):
+    with pytest.raises(UserError, match=r"1cls\.csv lists no picture of other"):
         found(tmp_path / "other", "visa_csv")
 
 
@@ -134,7 +118,7 @@ def test_ones_own_masks_in_the_common_namings(tmp_path, mask):
 def test_ones_own_without_masks(tmp_path):
     touch(tmp_path / "p", "good/1.png", "test/bad/2.png", "test/good/3.png")
     assert found(tmp_path / "p", missing_masks="ignore")[2][0] == ("test/bad/2.png", "", "bad")
-    with pytest.raises(ValueError, match=r"bad/2.png has no mask: it is not in .*missing_masks"):
+    with pytest.raises(UserError, match=r"bad/2.png has no mask: it is not in .*missing_masks"):
         found(tmp_path / "p")
 
 
@@ -142,7 +126,7 @@ def test_a_missing_mask_does_not_change_what_the_layout_is_taken_for(tmp_path):
     touch(tmp_path / "p", "train/good/1.png", "test/bad/2.png", "test/bad/3.png")
     touch(tmp_path / "p", "ground_truth/bad/2_mask.png")
     assert layouts.recognise(tmp_path / "p") == "mvtec"
-    with pytest.raises(ValueError, match=r"bad/3.png has no mask: .*ground_truth/bad/3_mask.png;"):
+    with pytest.raises(UserError, match=r"bad/3.png has no mask: .*ground_truth/bad/3_mask.png;"):
         found(tmp_path / "p")
 
 
@@ -173,7 +157,7 @@ def test_foregrounds_and_parts(tmp_path):
 )
 def test_what_is_unclear_is_refused_and_named(tmp_path, files, words):
     touch(tmp_path / "p", *files)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         found(tmp_path / "p")
     text = str(error.value)
     assert "\n" not in text
@@ -184,7 +168,7 @@ def test_what_is_unclear_is_refused_and_named(tmp_path, files, words):
 
 def test_a_table_without_its_columns(tmp_path):
     touch(tmp_path, "pcb/1.png", "split_csv/1cls.csv")
-    with pytest.raises(ValueError, match=r"1cls.csv has no column image, label, mask, object"):
+    with pytest.raises(UserError, match=r"1cls.csv has no column image, label, mask, object"):
         found(tmp_path / "pcb", "visa_csv")
 
 
@@ -207,11 +191,11 @@ def test_categories(tmp_path):
     touch(tmp_path, "textures/images/woven/1.jpg")
     assert layouts.categories(tmp_path, "auto") == ["a", "b"]
     assert layouts.categories(tmp_path, "mvtec") == ["b"]
-    with pytest.raises(ValueError, match=r"no category in .*notes: none of its 0 folders"):
+    with pytest.raises(UserError, match=r"no category in .*notes: none of its 0 folders"):
         layouts.categories(tmp_path / "notes", "auto")
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         layouts.categories(tmp_path / "none", "auto")
-    with pytest.raises(ValueError, match=r"data\.layout=prepared"):
+    with pytest.raises(UserError, match=r"data\.layout=prepared"):
         layouts.categories(tmp_path, "prepared")
     assert layouts.chosen("all", tmp_path, "auto") == ["a", "b"]
     assert layouts.chosen("b, c", tmp_path, "auto") == ["b", "c"]
@@ -223,7 +207,7 @@ def test_pictures_that_nothing_uses_are_told(tmp_path, caplog):
     )
     assert found(tmp_path / "p")[0] == "folder"
     warnings = [r.message for r in caplog.records if r.levelname == "WARNING"]
-    assert warnings == [f"pictures that are not used: {tmp_path}/p/NG (2)"]
+    assert warnings == [f"{tmp_path}/p/NG: its pictures are not used (2)"]
 
 
 def test_the_configuration_knows_every_layout():
@@ -239,3 +223,27 @@ def test_upper_case_folders_on_any_disk(tmp_path):
     name, train, test = found(tmp_path / "p", missing_masks="ignore")
     assert (name, train) == ("folder", good("TRAIN/GOOD/1.PNG"))
     assert [row[2] for row in test] == ["Bad", GOOD]
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        *(("grid/", "grid"), ("./grid", "grid"), ("grid//", "grid"), ("grid , b/", "grid,b")),
+        *(("all/", "all"), ("grid", "grid"), ("a/b/", "a/b"), ("Tür 1/", "Tür 1")),
+    ],
+)
+def test_a_slash_changes_nothing(given, plain):
+    """Neither the kind of a category nor what a run is bound to."""
+    config = helpers.parsed(data__category=given)
+    assert config.data.category == plain and config.to_dict()["data"]["category"] == plain
+    assert kind_of("textures/grid/", "auto") == kind_of("Grid", "auto") == "texture"
+    assert kind_of("grid/", "object") == "object" == kind_of("grids/", "auto")
+
+
+def test_a_fault_in_one_category_is_not_taken_for_no_category(tmp_path):
+    """Also where the message has the words of another error in it."""
+    touch(
+        tmp_path, "no good pictures/train/good/1.png", "no good pictures/train/ok/1.png", "b/1.png"
+    )
+    with pytest.raises(UserError, match=r"train/good and .*train/ok hold pictures"):
+        layouts.categories(tmp_path, "auto")
