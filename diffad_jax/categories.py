@@ -31,7 +31,7 @@ from rich.table import Table
 from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax import compare
-from diffad_jax.runs import files, lock
+from diffad_jax.runs import files, lock, logs, stopping
 from input_pipeline.folders import layouts
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,15 @@ import jax
 devices = jax.local_devices()
 print(devices[0].platform, len({tuple(getattr(d, "coords", None) or (d.id,)) for d in devices}))
 """
-# Has the kernel send SIGTERM to a process when this one is gone, even killed; then becomes it. (Not
-# between fork and exec: code that runs there can deadlock in a process with threads.)
+# Has the kernel send SIGTERM to a process when its parent, whose number comes first, is gone, even
+# killed; then becomes it. Who has another parent by then has lost its own before. (Not between fork
+# and exec: code that runs there can deadlock in a process with threads.)
 TETHER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-os.execvp(sys.argv[1], sys.argv[1:])
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("error: the process that started this one has been killed")
+os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
@@ -79,8 +82,8 @@ def run(
 ) -> None:
     """Run all categories of a configuration; one that fails leaves the others alone.
 
-    Told to stop (SIGTERM, Ctrl-C), it tells the others, and returns when they have saved. The same
-    command again goes on; what is done is not done again.
+    Told to stop (SIGTERM, Ctrl-C), it tells the others once, and ends when they have saved; Ctrl-C
+    a second time ends them at once. The same command again goes on; what is done is not done again.
 
     Args:
       config: `data.category` is 'all' or 'NAME,NAME,...'.
@@ -92,6 +95,7 @@ def run(
 
     Raises:
       UserError: no such category; workdir in use; or categories failed: names them and their logs.
+      KeyboardInterrupt: stopped by Ctrl-C.
     """
     jobs = [_job(name, workdir) for name in names(config)]
     base = epath.Path(workdir)
@@ -114,10 +118,12 @@ def run(
                     elif free:
                         _start(job, free.pop(), platform, [*program, *arguments, f"--mode={mode}"])
                 if stopping:
-                    _tell(jobs)
+                    _tell(jobs, at_once=stopping.count(signal.SIGINT) > 1)
                 show()
                 time.sleep(POLL_SECONDS)
         write(jobs, base, config)
+    if signal.SIGINT in stopping:
+        raise KeyboardInterrupt("by Ctrl-C; the same command continues")
     evaluated = [job.workdir for job in jobs if list(job.workdir.glob("eval/*/metrics.json"))]
     if evaluated:
         compare.run(evaluated, base)
@@ -170,16 +176,17 @@ def pinned(platform: str, slot: int, environment: Mapping[str, str]) -> dict[str
 
 def progress(workdir: epath.Path, batch_size: int) -> dict[str, Any]:
     """How far a run is, from its metrics.jsonl: step, total, loss, speed, eta (s), image_auroc."""
-    path = workdir / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known: dict[str, Any] = {}
-    for row in rows:
+    for _, row in logs.rows(workdir / "metrics.jsonl"):
         if row["kind"] == "eval":
             known["image_auroc"] = row.get("image_auroc")
             continue
-        step, speed = row["step"], row["images_per_second"]
-        total = row.get("total_steps", step)  # lines of an older version have none
-        known |= {"step": step, "total": total, "loss": row["loss"], "speed": speed}
+        step, total, loss, speed = (
+            row.get(name) for name in ("step", "total_steps", "loss", "images_per_second")
+        )
+        if loss is None or not (total and speed):  # not as it was written
+            continue
+        known |= {"step": step, "total": total, "loss": loss, "speed": speed}
         known["eta"] = (total - step) * batch_size / speed
     return known
 
@@ -203,15 +210,15 @@ def _mark_done(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None
     path = workdir / "categories.json"
     if not path.exists():
         return
-    try:
-        before = json.loads(path.read_text())
-    except UserError as error:
-        raise UserError(f"{path} cannot be read ({error}): move it away") from error
     now = json.loads(json.dumps(config.to_dict()))
-    before["config"]["data"]["category"] = now["data"]["category"]
+    try:
+        before = json.loads(path.read_bytes())
+        before["config"]["data"]["category"] = now["data"]["category"]
+        states = {name: entry["state"] for name, entry in before["categories"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): move it away") from error
     for job in jobs:
-        known = before["categories"].get(job.name, {})
-        if known.get("state") == "done" and before["config"] == now:
+        if states.get(job.name) == "done" and before["config"] == now:
             job.state = "done"
 
 
@@ -219,7 +226,7 @@ def _start(job: Job, slot: int, platform: str, command: list[str]) -> None:
     job.slot, job.state, job.starts = slot, "running", job.starts + 1
     job.log.parent.mkdir(parents=True, exist_ok=True)
     own = [f"--config.data.category={job.name}", f"--workdir={job.workdir}", "--num_processes=1"]
-    tether = [sys.executable, "-c", TETHER] if sys.platform == "linux" else []
+    tether = [sys.executable, "-c", TETHER, str(os.getpid())] if sys.platform == "linux" else []
     with open(job.log, "a") as log:
         job.process = subprocess.Popen(
             [*tether, *command, *own],
@@ -254,20 +261,29 @@ def _ended(job: Job, mode: str, stopping: bool) -> bool:
     return True
 
 
-def _tell(jobs: Sequence[Job]) -> None:
-    """SIGTERM to each running process, once."""
+def _tell(jobs: Sequence[Job], at_once: bool) -> None:
+    """SIGTERM to each running process, once; SIGKILL to end it at once."""
     for job in jobs:
-        if job.process is not None and not job.told:
+        if job.process is not None and at_once:
+            job.process.kill()
+        elif job.process is not None and not job.told:
             job.process.terminate()
             job.told = True
 
 
 @contextlib.contextmanager
 def _told_to_stop() -> Iterator[list[int]]:
-    """A list that is not empty any more when this process was told to stop."""
+    """A list of the signals that have told this process to stop; repeated at once, one counts."""
     told: list[int] = []
+    heard: dict[int, float] = {}  # s, monotonic
+
+    def note(number: int, _) -> None:
+        if time.monotonic() - heard.get(number, float("-inf")) > stopping.DOUBLE_SECONDS:
+            heard[number] = time.monotonic()
+            told.append(number)
+
     signals = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(number, lambda n, _: told.append(n)) for number in signals]
+    previous = [signal.signal(number, note) for number in signals]
     try:
         yield told
     finally:

@@ -15,7 +15,7 @@ from diffad_jax.scoring.identity import identify
 from diffad_jax.scoring.pixel_sketch import Pixels
 from diffad_jax.scoring.ranking import Ranking, rank_pixels
 from diffad_jax.scoring.scorer import Scorer
-from input_pipeline.datasets import Category, load_category
+from input_pipeline.datasets import Category, labelled, load_category
 from input_pipeline.on_disk import Pictures, chunks
 
 logger = logging.getLogger(__name__)
@@ -25,17 +25,20 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float]:
     """Evaluate a run's checkpoint; see `evaluate`.
 
     Raises:
-      UserError: no run, no checkpoint, another model's run, unusable pictures, or held-out
-        pictures that the run was trained on.
+      UserError: no run, no checkpoint, another model's run, unusable pictures, or the pictures
+        that the run held out of training are needed and gone.
     """
     folder.check_model(workdir, config)  # before the pictures are read
-    category = load_category(config.data, config.model.image_size)
+    # What was not trained on, only the run knows: without its list, nothing counts as held out.
+    kept_aside = pictures.held_out(workdir) or {}
+    category = load_category(config.data, config.model.image_size, kept_aside)
+    if not labelled(category.test):
+        pictures.check_held_out(workdir, category)
     if not len(shown(category).images):
         raise UserError(
-            f"no test pictures in {category.folder}, and none held out of training (data.holdout): "
-            "nothing to evaluate"
+            f"no test pictures in {category.folder}, and {workdir} held none out of training "
+            "(data.holdout): nothing to evaluate"
         )
-    pictures.check_held_out(workdir, category)
     model = scorer.restored(config, workdir, sharding.data_mesh())
     return evaluate(model, category, workdir)
 

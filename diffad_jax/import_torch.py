@@ -85,11 +85,15 @@ def read_checkpoint(path: epath.PathLike) -> tuple[int, dict, dict]:
     for key in (EPOCH, UNET, SEGMENTATION):
         if key not in keys:
             raise UserError(f"{path} holds no {key}, but {keys}")
-    unet, segmentation = (
-        {name: np.asarray(tensor.to(torch.float32)) for name, tensor in content[key].items()}
-        for key in (UNET, SEGMENTATION)
-    )
-    return int(content[EPOCH]), unet, segmentation
+    found = []
+    for key in (UNET, SEGMENTATION):
+        tensors = content[key]
+        if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
+            raise UserError(f"{path}: {key} is no state dict of tensors")
+        found.append({name: np.asarray(t.to(torch.float32)) for name, t in tensors.items()})
+    if not isinstance(content[EPOCH], int):
+        raise UserError(f"{path}: {EPOCH} is {content[EPOCH]!r}, expected a number")
+    return content[EPOCH], found[0], found[1]
 
 
 def _empty_dict(*_) -> dict:

@@ -5,15 +5,12 @@ import dataclasses
 import functools
 import logging
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from configs.errors import UserError
@@ -31,11 +28,13 @@ from diffad_jax.runs import (
     processes,
     profiling,
     sharding,
+    stopping,
 )
 from diffad_jax.scoring import scorer
 from input_pipeline import datasets, pipeline
 
 logger = logging.getLogger(__name__)
+TOLD_TO_STOP = "told to stop: saving step %d; the same command continues"
 PANEL_ROWS = 8  # training pictures shown in TensorBoard
 # Metrics of steps waiting to be logged: arrays on the devices, numbers once they are read.
 Pending = list[tuple[int, dict[str, Any]]]
@@ -65,22 +64,24 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
 
     Of several processes all call this, with a folder that all of them see.
 
-    Returns the final evaluation's metrics; None where the process was told to stop (its state is
-    saved, the same command continues) or there is nothing to evaluate: no test pictures and no
-    held-out ones.
+    Returns the final evaluation's metrics; None where the process was told to stop by SIGTERM (its
+    state is saved, the same command continues) or there is nothing to evaluate: no test pictures
+    and no held-out ones.
 
     Raises:
       UserError: unusable or changed pictures, a workdir of other settings or in use by another
-        process, checkpoints that cannot be read, or too little device memory.
+        process, checkpoints that are all damaged or gone, or too little device memory.
+      KeyboardInterrupt: told to stop by Ctrl-C; once training has begun, its state is saved.
       FloatingPointError: a loss term is not finite; names the step and the term.
       OSError: something cannot be written; names the path. The newest checkpoint stays.
     """
     # Everything that can be wrong with the input is found here, before anything is compiled.
     mesh = sharding.data_mesh()
-    category, textures = load(config, mesh)
+    category, textures = load(config, mesh, pictures.held_out(workdir))
     hold = lock.Hold(workdir)
     claim = claimed(hold, config, workdir, category, textures)
-    with processes.by_the_first(claim), profiling.fitting(config), processes.watched():
+    helps = profiling.advice(config)
+    with processes.by_the_first(claim), profiling.fitting(helps), processes.watched():
         started, state, pending = prepare(config, workdir, mesh, category, textures, hold)
         return loop(started, state, pending)
 
@@ -120,8 +121,12 @@ def prepare(
     checkpoints = checkpoint.Checkpoints(
         workdir, config.train.checkpoint_every, config.train.keep_checkpoints
     )
-    state, pending = start(config, optimizer, key, checkpoints, mesh)
+    folder.check_resumed(workdir, checkpoints.latest)
+    state, notes = start(config, optimizer, key, checkpoints, mesh)
     step = int(state.step)
+    planned = notes.get("total_steps", total_steps)
+    for change in optim.changed_rates(config, step, planned, total_steps):
+        logger.warning("%s", change)
     logger.info(
         "%s: %d good pictures, %d test pictures, steps %d to %d on %d %s device(s)",
         config.data.category,
@@ -158,19 +163,23 @@ def prepare(
         meter=profiling.Meter(step, config.train.batch_size, mesh, flops),
         trace=profiling.Trace(workdir, config.train.profile_steps),
     )
-    return run, state, pending
+    return run, state, [(step, metrics) for step, metrics in notes.get("pending", [])]
 
 
 def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | None:
     """The loop itself: from the state's step to the last."""
     train, first_step = run.config.train, int(state.step)
-    preemption = Preemption()
+    stop = stopping.Stop()
     with (
-        run.checkpoints, run.best, run.log, run.meter, run.trace, preemption,
+        stop, run.checkpoints, run.best, run.log, run.meter, run.trace,
         processes.watched(), jax.transfer_guard("disallow"),
     ):  # fmt: skip
-        # Again, because the process may have been killed between this step's checkpoint and that.
-        final = evaluation(run, state, first_step) if first_step else None
+        try:
+            # Again, because the process may have been killed between this step's checkpoint and it.
+            final = evaluation(run, state, first_step, stop) if first_step else None
+        except stopping.Stopped:
+            logger.info(TOLD_TO_STOP, first_step)
+            return None
         for step in range(first_step + 1, run.total_steps + 1):
             run.trace.before(step)
             batch = sharding.to_devices(run.meter.fetch(run.batches), run.scorer.mesh)
@@ -178,43 +187,62 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
             run.meter.started(metrics)
             run.trace.after(step, metrics)
             pending.append((step, metrics))
-            last, stop = step == run.total_steps, preemption.reached(step)
-            save = last or stop or run.checkpoints.due(step)
+            last, stopped = step == run.total_steps, stop.reached(step)
+            saved = last or stopped or run.checkpoints.due(step)
 
-            if save or due(step, train.log_every):
+            if saved or due(step, train.log_every):
                 # Before anything is saved: a checkpoint never holds a diverged state.
                 pending = read(pending)
                 if last or due(step, train.log_every):
                     run.log.train(step, means(pending), run.meter.window(step))
                     pending = []
-            if save:
-                run.hold.check()
-                run.checkpoints.save(step, state, {"pending": pending})
-            if stop and not last:
-                logger.info("told to stop: saving step %d; the same command continues", step)
+            if saved:
+                save(run, step, state, pending)
+            if stopped and not last:
+                logger.info(TOLD_TO_STOP, step)
                 return None
             if due(step, train.image_every):
                 with run.meter.paused():
                     run.log.picture(step, "train/batch", training_picture(run, state, batch))
-            final = evaluation(run, state, step)
+            try:
+                final = evaluation(run, state, step, stop)
+            except stopping.Stopped:  # it is made up for at the next start
+                if not saved:
+                    save(run, step, state, read(pending))
+                logger.info(TOLD_TO_STOP, step)
+                return None
         if run.total_steps > first_step:
             logger.info(run.meter.verdict())
     return final
 
 
-def evaluation(run: Run, state: TrainState, step: int) -> dict[str, float] | None:
-    """Metrics and threshold where they are due after `step`; see `evaluate.evaluate`."""
+def save(run: Run, step: int, state: TrainState, pending: Pending) -> None:
+    """Hand the state to the thread that writes, with what the next start needs besides."""
+    run.hold.check()
+    run.checkpoints.save(step, state, {"pending": pending, "total_steps": run.total_steps})
+
+
+def evaluation(
+    run: Run, state: TrainState, step: int, stop: stopping.Stop
+) -> dict[str, float] | None:
+    """Metrics and threshold where they are due after `step`; see `evaluate.evaluate`.
+
+    Raises `stopping.Stopped` where the process is told to stop before they are there.
+    """
     due_now = step >= run.total_steps or due(step, run.config.train.evaluate_every)
     if not due_now or not len(evaluate.shown(run.category).images):
         return None
     with run.meter.paused():
-        values = evaluate.evaluate(run.scorer.holding(state), run.category, run.workdir)
+        with stop.interrupting():
+            values = evaluate.evaluate(run.scorer.holding(state), run.category, run.workdir)
         run.log.evaluation(step, values)
         run.best.offer(step, state, values)
     return values
 
 
-def load(config: Config, mesh: Mesh) -> tuple[datasets.Category, datasets.Textures]:
+def load(
+    config: Config, mesh: Mesh, kept_aside: Mapping[str, str] | None
+) -> tuple[datasets.Category, datasets.Textures]:
     """The category and the anomaly sources, or a UserError that says why they cannot be used."""
     train, platform = config.train, mesh.devices.flat[0].platform
     if config.model.attention == "cudnn" and platform != "gpu":
@@ -222,7 +250,7 @@ def load(config: Config, mesh: Mesh) -> tuple[datasets.Category, datasets.Textur
     sharding.check_batch(train.batch_size, mesh, "train.batch_size")
     part = train.batch_size // train.accumulation_steps
     sharding.check_batch(part, mesh, "train.batch_size / train.accumulation_steps")
-    category = datasets.load_category(config.data, config.model.image_size)
+    category = datasets.load_category(config.data, config.model.image_size, kept_aside)
     pipeline.check(category, train.batch_size, jax.process_count())
     check_best(train.keep_best, category)
     textures = datasets.load_textures(config.data, config.model.image_size)
@@ -244,15 +272,14 @@ def check_best(metric: str, category: datasets.Category) -> None:
         )
 
 
-def start(config: Config, optimizer, key, checkpoints, mesh) -> tuple[TrainState, Pending]:
-    """The newest checkpoint's state and steps not yet logged, else the state that the key gives."""
+def start(config: Config, optimizer, key, checkpoints, mesh) -> tuple[TrainState, dict[str, Any]]:
+    """The newest whole checkpoint's state and notes, else the state that the key gives."""
     everywhere = sharding.replicated(mesh)
     init = functools.partial(train_state.init, config, optimizer)
     if checkpoints.latest is None:
-        return jax.jit(init, out_shardings=everywhere)(key), []
+        return jax.jit(init, out_shardings=everywhere)(key), {}
     state = checkpoints.restore(checkpoint.abstract(jax.eval_shape(init, key), everywhere))
-    noted = checkpoints.notes(int(state.step)).get("pending", [])
-    return state, [(step, metrics) for step, metrics in noted]
+    return state, checkpoints.notes(int(state.step))
 
 
 def compile_step(networks, optimizer, config: Config, state, key, mesh):
@@ -312,31 +339,9 @@ def means(values: Pending) -> dict[str, float]:
 
 def training_picture(run: Run, state: TrainState, batch) -> np.ndarray:
     """u8[h,w,3]: input, guided reconstruction, anomaly map and mask of a training batch."""
-    whole = jax.device_put((batch["image"], batch["mask"]), sharding.replicated(run.scorer.mesh))
+    whole = sharding.gather((batch["image"], batch["mask"]), run.scorer.mesh)
     image, mask = (part[:PANEL_ROWS] for part in jax.device_get(whole))
     model = run.scorer.holding(state)
     some = slice(model.batch_size)  # a batch of the evaluation's own shape: nothing is compiled
     judged = model.batch(np.round(image[some] * 255).astype(np.uint8))
     return grid.training_panel(image[some], judged.reconstruction, judged.anomaly_map, mask[some])
-
-
-class Preemption:
-    """Knows whether this run was told to stop (SIGTERM, as clusters send before they preempt)."""
-
-    def __enter__(self) -> "Preemption":
-        self._told = threading.Event()
-        self._previous = None
-        # With several hosts, JAX's own handler makes all of them stop after the same step.
-        if jax.process_count() == 1:
-            self._previous = signal.signal(signal.SIGTERM, lambda *_: self._told.set())
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-
-    def reached(self, step: int) -> bool:
-        """Whether to save and stop after `step`; the same answer on every host."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._told.is_set()

@@ -15,7 +15,9 @@ import pytest
 from etils import epath
 from rich.console import Console
 
+from configs.errors import UserError
 from diffad_jax import categories
+from diffad_jax.runs import stopping
 from tests import test_train
 from tests.support import folders, helpers
 
@@ -62,7 +64,7 @@ def test_all_categories(data, tmp_path, monkeypatch):
     assert 0 < max(steps) < 40
 
     # One is broken, one gets killed; each leaves the others alone.
-    with pytest.raises(ValueError, match=r"^1 of 3 categories failed: broken \(.*broken/log\.txt"):
+    with pytest.raises(UserError, match=r"^1 of 3 categories failed: broken \(.*broken/log\.txt"):
         supervise(data, work)
     assert states(work) == {"a": "done", "b": "done", "broken": "failed"}
     assert "003.png cannot be read" in (work / "broken/log.txt").read_text()
@@ -95,7 +97,7 @@ def test_a_process_that_is_killed_again_and_again_fails(data, tmp_path, monkeypa
     monkeypatch.setattr(categories, "POLL_SECONDS", 0.02)
     config = helpers.parsed(data__root=str(data), data__category="a,b", train__batch_size=8)
     program = ["bash", "-c", "echo started; kill -9 $$"]
-    with pytest.raises(ValueError, match="2 of 2 categories failed"):
+    with pytest.raises(UserError, match="2 of 2 categories failed"):
         categories.run(config, tmp_path / "runs", [], program=program)
     assert "b: ended with code -9: started" in caplog.text
     for name in ("a", "b"):
@@ -104,17 +106,20 @@ def test_a_process_that_is_killed_again_and_again_fails(data, tmp_path, monkeypa
 
 KILLED_PARENT = """
 import os, signal, subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1], "sleep", "60"], stdout=sys.stderr)
+late = "import time; time.sleep(2)" if sys.argv[2] == "before" else ""
+tether = [sys.executable, "-c", late + sys.argv[1], str(os.getpid())]
+child = subprocess.Popen([*tether, "sleep", "60"], stdout=sys.stderr, start_new_session=True)
 print(child.pid, flush=True)
-while open(f"/proc/{child.pid}/comm").read() != "sleep\\n":
+while not late and open(f"/proc/{child.pid}/comm").read() != "sleep\\n":
     pass
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing ties them")
-def test_processes_end_with_a_killed_supervisor():
-    command = [sys.executable, "-c", KILLED_PARENT, categories.TETHER]
+@pytest.mark.parametrize("when", ["before", "after"])  # the process is tied to its parent
+def test_processes_end_with_a_killed_supervisor(when):
+    command = [sys.executable, "-c", KILLED_PARENT, categories.TETHER, when]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
     assert result.returncode == -signal.SIGKILL
 
@@ -130,12 +135,49 @@ def test_processes_end_with_a_killed_supervisor():
         time.sleep(0.05)
 
 
+def test_ctrl_c_is_passed_on_once_and_a_second_time_ends(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(categories, "devices", lambda: ("cpu", 1))
+    monkeypatch.setattr(categories, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(stopping, "DOUBLE_SECONDS", 0.2)
+    config = helpers.parsed(data__root=str(data), data__category="a,b", train__batch_size=8)
+    # It counts what it is told, and goes on.
+    program = ["bash", "-c", "trap 'echo told' TERM; echo started; while :; do sleep 0.05; done"]
+    log = tmp_path / "runs/a/log.txt"
+
+    def until(text):
+        while not log.exists() or log.read_text() != text:
+            time.sleep(0.02)
+        time.sleep(0.3)  # longer than it would take to be told again
+        assert log.read_text() == text
+
+    def interrupt():
+        until("started\n")
+        os.kill(os.getpid(), signal.SIGINT)
+        until("started\ntold\n")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt, match="the same command continues"):
+        categories.run(config, tmp_path / "runs", [], program=program)
+    thread.join()
+    assert states(tmp_path / "runs") == {"a": "stopped", "b": "stopped"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"config": 3}', '{"categories": {"a": 1}}'])
+def test_a_damaged_list_of_categories_is_named(data, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(categories, "devices", lambda: ("cpu", 1))
+    (tmp_path / "categories.json").write_text(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/categories\.json is damaged"):
+        supervise(data, tmp_path)
+
+
 def test_names(data):
     def named(text):
         return categories.names(helpers.parsed(data__root=str(data), data__category=text))
 
     assert named("all") == ["a", "b", "broken"] and named("b, a") == ["b", "a"]
-    with pytest.raises(ValueError, match=r"no categories \['c'\] in .* found \['a', 'b'"):
+    with pytest.raises(UserError, match=r"no categories \['c'\] in .* found \['a', 'b'"):
         named("a,c")
 
 
@@ -161,7 +203,9 @@ def test_the_table_shows_how_all_stand(tmp_path):
     ]
     folder = tmp_path / "a"
     folder.mkdir()
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    damaged = ["\0" * 80, '{"kind": "train", "st', "[]", "3", '{"kind": "train", "step": 99}']
+    lines = [damaged[0], *map(json.dumps, rows), *damaged[1:]]
+    (folder / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\xfe")
     console = Console(file=io.StringIO(), width=100)
     console.print(categories.table([job(tmp_path, state="running")], config))
     text = console.file.getvalue()

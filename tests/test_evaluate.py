@@ -5,9 +5,11 @@ import dataclasses
 import json
 import logging
 
+import jax
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from diffad_jax import evaluate
 from diffad_jax.scoring import metrics, threshold
 from input_pipeline.datasets import Category
@@ -127,3 +129,18 @@ def test_intervals_are_those_of_the_scores(tmp_path):
     scores = np.array([float(row["score"]) for row in written(tmp_path)[1]])
     low, high = metrics.bootstrap(labels, scores)["auroc"]
     assert (values["image_auroc_low"], values["image_auroc_high"]) == (low, high)
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_too_little_memory_is_one_line(tmp_path, monkeypatch, when):
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9G")
+
+    if when == "at once":
+        monkeypatch.setattr("tests.support.judged.toy_step", refuse)
+    else:
+        monkeypatch.setattr(jax, "device_get", refuse)
+    told = r"^out of device memory: try an evaluate\.batch_size below 3, model\.compute_dtype="
+    with pytest.raises(UserError, match=told) as raised:
+        run(tmp_path, np.arange(9) % 2)
+    assert "\n" not in str(raised.value)

@@ -81,15 +81,18 @@ def test_killed_and_stopped_runs_end_alike(place, whole):
         path = work / "metrics.jsonl"
         return path.exists() and lines(work)[-1]["step"] >= step
 
-    # SIGKILL; then, after what that lost was made up for, SIGTERM.
+    # SIGKILL; then, after what that lost was made up for, Ctrl-C.
     process = start(place, "killed")
     until(process, lambda: logged(10))
     process.kill()
     assert process.wait() == -signal.SIGKILL
     process = start(place, "killed")
     until(process, lambda: logged(15))
-    process.terminate()
-    messages = finish(process, place, "killed")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=300) == 130
+    messages = (place / "killed.log").read_text()
+    assert messages.endswith("\nstopped: by Ctrl-C; the same command continues\n")
+    assert "Traceback" not in messages
     stopped = int(re.search(r"told to stop: saving step (\d+)", messages)[1])
     assert 15 <= stopped < 28 and (work / f"checkpoints/{stopped}").is_dir()
     messages = finish(start(place, "killed"), place, "killed")

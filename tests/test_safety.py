@@ -5,7 +5,7 @@ import gc
 import json
 import logging
 import os
-import resource
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from configs.errors import UserError
 from diffad_jax import evaluate, train
-from diffad_jax.runs import checkpoint, lock, logs, sharding
+from diffad_jax.runs import checkpoint, checksums, lock, logs, sharding
 from diffad_jax.scoring import scorer
 from input_pipeline import pipeline
 from tests import test_train
@@ -35,90 +36,8 @@ def leftovers():
     gc.collect()
 
 
-@pytest.fixture(scope="module")
-def state():
-    """A state larger than the limits below, over all devices."""
-    rng = np.random.default_rng(0)
-    tree = {"step": np.int32(3), "w": rng.standard_normal(100_000).astype(np.float32)}
-    return jax.device_put(tree, sharding.replicated(sharding.data_mesh()))
-
-
-def target(state, devices=8):
-    mesh = sharding.data_mesh(jax.devices()[:devices])
-    return checkpoint.abstract(jax.eval_shape(lambda: state), sharding.replicated(mesh))
-
-
 def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
-
-
-def test_a_checkpoint_of_eight_devices_is_read_on_one_and_two(state, tmp_path):
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(3, state)
-    for devices in (1, 2, 8):
-        with checkpoint.Checkpoints(tmp_path, writer=False) as checkpoints:
-            restored = checkpoints.restore(target(state, devices))
-        assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(restored)} == {devices}
-        assert same(restored, state)
-
-
-def test_a_disk_full_while_saving(state, tmp_path, caplog):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(OSError, match=rf"^{tmp_path}/checkpoints: a checkpoint cannot be") as told:
-        with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
-            checkpoints.save(1, state, {"a": 1})
-            checkpoints._checkpointer.wait()
-            try:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-                checkpoints.save(2, state, {"a": 2})
-                checkpoints.save(3, state, {"a": 3})  # tells of the one before
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "\n" not in str(told.value) and "File too large" in str(told.value)
-    assert not [record for record in caplog.records if record.exc_info]
-    with checkpoint.Checkpoints(tmp_path, keep=3) as checkpoints:
-        assert checkpoints.latest == 1 and checkpoints.notes(1) == {"a": 1}
-        assert same(checkpoints.restore(target(state)), state)
-        checkpoints.save(2, state, {"a": 2})
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
-
-
-def test_every_half_written_file_is_noticed_or_does_not_matter(state, tmp_path):
-    older = jax.tree.map(lambda x: x - 1, state)
-    with checkpoint.Checkpoints(tmp_path / "good", keep=2) as checkpoints:
-        checkpoints.save(1, older, {"is": 1})
-        checkpoints.save(2, state, {"is": 2})
-    files = [p for p in (tmp_path / "good/checkpoints/2").rglob("*") if p.is_file()]
-    fallbacks = 0
-    for file in files:
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        shutil.copytree(tmp_path / "good", tmp_path / "run")
-        broken = tmp_path / "run" / file.relative_to(tmp_path / "good")
-        broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
-        with checkpoint.Checkpoints(tmp_path / "run", writer=False) as checkpoints:
-            seen = checkpoints.restore(target(state))
-        assert (tmp_path / "run/checkpoints/2").is_dir()  # who only reads moves nothing
-        with checkpoint.Checkpoints(tmp_path / "run", keep=2) as checkpoints:
-            restored = checkpoints.restore(target(state))
-            step = int(restored["step"])
-            assert same(restored, state if step == 3 else older) and same(restored, seen)
-            assert checkpoints.latest == step - 1 and checkpoints.notes(step - 1) == {
-                "is": step - 1
-            }
-        aside = tmp_path / "run/checkpoints_damaged/2"
-        assert aside.is_dir() == (step == 2)
-        fallbacks += step == 2
-    assert 5 <= fallbacks < len(files)
-
-
-def test_another_structure_is_not_damage(state, tmp_path):
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state)
-    other = target(state) | {"w": jax.ShapeDtypeStruct((5,), np.float32)}
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(ValueError, match=r"/1 is of another structure.* w is \(100000,\)"):
-            checkpoints.restore(other)
-    assert (tmp_path / "checkpoints/1").is_dir()
 
 
 def halve(folder):
@@ -144,19 +63,93 @@ def test_damaged_and_deleted_checkpoints_cost_only_time(toy, data, whole, tmp_pa
     halve(work / "checkpoints/7")
     with caplog.at_level(logging.WARNING):
         train.run(configured(data), work)
-    assert f"{work}/checkpoints/7 cannot be read, trying the one before it" in caplog.text
+    assert re.search(
+        rf"{work}/checkpoints/7 is damaged \(.* is not as it was written\)", caplog.text
+    )
     assert outcome(work) == whole[1]
     assert (work / "checkpoints_damaged/7").is_dir()
 
     shutil.rmtree(work / "checkpoints/7")
-    train.run(configured(data), work)
+    with caplog.at_level(logging.WARNING):
+        train.run(configured(data), work)
+    assert f"step 7 was saved in {work}, but it goes on from step 6" in caplog.text
     assert outcome(work) == whole[1]
 
     for step in (6, 7):
         halve(work / f"checkpoints/{step}")
-    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read: tried \[6, 7\]"):
+    logged = (work / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole: tried \[6, 7\]"):
         train.run(configured(data), work)
     assert len(list((work / "checkpoints_damaged").iterdir())) == 3
+
+    # It does not begin again by itself, and does when it is told to.
+    refused = (
+        f"step 7 was saved in {work}, but there is no checkpoint any more: .*{work}/saved.json"
+    )
+    for _ in range(2):
+        with pytest.raises(UserError, match=refused):
+            train.run(configured(data), work)
+        shutil.rmtree(work / "checkpoints_damaged", ignore_errors=True)
+    assert (work / "metrics.jsonl").read_bytes() == logged
+    (work / "saved.json").unlink()
+    train.run(configured(data), work)
+    assert outcome(work) == whole[1]
+
+
+@pytest.mark.parametrize("moment", ["checksums", "metadata", "load"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), RuntimeError("gone")])
+def test_a_failed_read_leaves_all_as_it_is(toy, data, whole, tmp_path, monkeypatch, moment, error):
+    work = tmp_path / "run"
+    shutil.copytree(whole[0], work)
+
+    def refuse(*_, **__):
+        raise error
+
+    broken = {
+        "checksums": (checksums, "_digest"),
+        "metadata": (checkpoint.ocp.training.Checkpointer, "metadata"),
+        "load": (checkpoint.ocp.training.Checkpointer, "load"),
+    }
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(*broken[moment], refuse)
+        for run in (train.run, evaluate.run):
+            with pytest.raises(type(error), match=re.escape(str(error))):
+                run(configured(data), work)
+    after = {path: path.stat().st_mtime_ns for path in work.rglob("*")}
+    changed = {path.name for path in before | after if before.get(path) != after.get(path)}
+    assert changed <= {"run", "checkpoints"}  # the lock came and went
+    assert outcome(work) == whole[1]
+
+
+def test_a_damaged_line_of_the_log_is_left_out(toy, data, whole, tmp_path, caplog):
+    work = tmp_path / "run"
+    shutil.copytree(whole[0], work)
+    rows = (work / "metrics.jsonl").read_bytes().splitlines()
+    damaged = [b"\0" * len(rows[0]), *rows[1:], b'{"kind": "eval", "st', b"[]", b"\xff"]
+    (work / "metrics.jsonl").write_bytes(b"\n".join(damaged))
+    train.run(configured(data), work)
+    assert "4 damaged lines are left out" in caplog.text
+    assert test_train.lines(work) == whole[1][0][1:]
+
+
+def test_a_rate_that_another_length_changes_is_told(toy, data, tmp_path, caplog):
+    schedules = {
+        "unet_optim__warmup_steps": 0,
+        "unet_optim__schedule": "cosine",
+        "segmentation_optim__schedule": "constant",
+    }
+    config = configured(data, train__steps=4, **schedules)
+    train.run(config, tmp_path)
+    train.run(config, tmp_path)
+    assert "learning rate" not in caplog.text
+    train.run(configured(data, train__steps=8, **schedules), tmp_path)
+    rate = config.unet_optim.rate
+    assert (
+        f"unet_optim.schedule=cosine: of 8 steps instead of 4 the learning rate at step 4 is "
+        f"{rate / 2:.3g} instead of 0" in caplog.text
+    )
+    assert "segmentation_optim.schedule" not in caplog.text
 
 
 def test_checkpoints_deleted_under_a_run(toy, data, whole, tmp_path, monkeypatch):
@@ -217,7 +210,7 @@ def test_two_processes_on_one_workdir(toy, data, whole, tmp_path):
     holder = subprocess.Popen(command, cwd=folders.REPOSITORY, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=f"in use by another process, {holder.pid} on host"):
+        with pytest.raises(UserError, match=f"in use by another process, {holder.pid} on host"):
             train.run(configured(data), work)
         assert holder.poll() is None and not (work / "checkpoints").exists()
     finally:
@@ -237,11 +230,11 @@ def test_on_an_object_store_the_newcomer_takes_over(data, tmp_path, monkeypatch)
         second._me = first._me | {"pid": 1, "host": "elsewhere"}
         with second:
             second.check()
-            with pytest.raises(ValueError, match="in use by another process, 1 on host elsewhere"):
+            with pytest.raises(UserError, match="in use by another process, 1 on host elsewhere"):
                 first.check()
 
 
-def test_the_best_on_the_test_split_is_kept_apart(toy, data, tmp_path, monkeypatch):
+def test_the_best_on_the_test_split_is_kept_apart(toy, data, tmp_path, monkeypatch, caplog):
     original, values = evaluate.evaluate, {3: 0.5, 6: 0.9, 7: 0.7}
 
     def scored(model, category, workdir):
@@ -257,8 +250,16 @@ def test_the_best_on_the_test_split_is_kept_apart(toy, data, tmp_path, monkeypat
     chosen = configured(data, evaluate__checkpoint="best")
     best = scorer.restored(chosen, tmp_path, mesh)
     assert (last.step, best.step) == (7, 6) and not same(last.variables, best.variables)
-    with pytest.raises(ValueError, match="holds no run"):
+    with pytest.raises(UserError, match="holds no run"):
         scorer.restored(chosen, tmp_path / "x", mesh)
+
+    # Another metric: what stands is compared by that one from now on.
+    train.run(configured(data, train__keep_best="image_auroc"), tmp_path)
+    assert "holds step 6, the best by pixel_ap until now: from here on the best by" in caplog.text
+    # Damaged: the next evaluation is the best again.
+    halve(tmp_path / "checkpoints_best/6")
+    train.run(config, tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints_best").iterdir()] == ["7"]
 
 
 def test_a_profile_of_some_steps(toy, data, tmp_path):

@@ -1,5 +1,7 @@
 """Adam for each network, with its own learning rate schedule."""
 
+import math
+
 import jax.numpy as jnp
 import optax
 
@@ -32,6 +34,25 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
         return main
     warmup = optax.linear_schedule(0.0, config.rate, config.warmup_steps)
     return optax.join_schedules([warmup, main], [config.warmup_steps])
+
+
+def changed_rates(config: Config, step: int, planned: int, total_steps: int) -> list[str]:
+    """Where a run planned for `planned` steps goes on to `total_steps`: what that changes.
+
+    A sentence for each network whose learning rate at `step` is another than it would have been.
+    """
+    lines = []
+    for name in ("unet_optim", "segmentation_optim") if planned != total_steps else ():
+        section = getattr(config, name)
+        before, now = (
+            float(learning_rate(section, steps)(step)) for steps in (planned, total_steps)
+        )
+        if not math.isclose(before, now, rel_tol=1e-3, abs_tol=1e-6 * section.rate):
+            lines.append(
+                f"{name}.schedule={section.schedule}: of {total_steps} steps instead of {planned} "
+                f"the learning rate at step {step} is {now:.3g} instead of {before:.3g}"
+            )
+    return lines
 
 
 def optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:

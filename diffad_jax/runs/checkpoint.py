@@ -4,7 +4,9 @@ import contextlib
 import copy
 import json
 import logging
+import math
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -13,12 +15,18 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from configs.errors import UserError
-from diffad_jax.runs import files, processes
+from diffad_jax.runs import checksums, files, folder, processes, stopping
 
 logger = logging.getLogger(__name__)
 State = TypeVar("State")
 _policies = ocp.training.save_decision_policies
 LAST, BEST = "checkpoints", "checkpoints_best"  # folders in a run's
+NOTES = "NOTES.json"  # in a checkpoint
+ORBAX_NOTES = "_CHECKPOINT_METADATA"
+# What orbax writes when all else is there: the time, and that it is complete.
+_LATER = (ORBAX_NOTES, "commit_success.txt")
+# How the library that writes arrays begins what a file system or an object store answered.
+_STATUS = re.compile(r"(?!INVALID_ARGUMENT|UNIMPLEMENTED)[A-Z]+(_[A-Z]+)*: ")
 
 
 class Checkpoints:
@@ -43,11 +51,14 @@ class Checkpoints:
         writer: bool = True,
         name: str = LAST,
     ):
-        self._every, self._writer = every, writer
-        self._folder = place(workdir, name)
-        # Two folders written at once must not wait for each other's processes.
+        self._every, self._writer, self._name = every, writer, name
+        self._workdir, self._folder = workdir, place(workdir, name)
+        self._saving: tuple[int, dict[str, Any]] = (0, {})  # step and notes under way
         context = ocp.Context()
+        # Two folders written at once must not wait for each other's processes.
         context.multiprocessing.barrier_sync_key_prefix = name
+        # A function of its own: of a bound method, orbax would call a copy's.
+        context.async_options.post_finalization_callback = lambda: self._complete()
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
             context=context,
@@ -61,10 +72,11 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(self._quiet)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         try:
-            with self._failures_named():
-                self._checkpointer.close()
+            if kind is not stopping.AtOnce:
+                with self._failures_named():
+                    self._checkpointer.close()
         finally:
             logging.getLogger("absl").removeFilter(self._quiet)
 
@@ -98,60 +110,79 @@ class Checkpoints:
         """
         if step == self.latest and self._checkpointer.checkpoints[-1].path.exists():
             return
-        notes = copy.deepcopy(notes)  # orbax writes them later
         with self._failures_named():
-            self._checkpointer.save_async(step, state, force=True, custom_metadata=notes)
+            self._checkpointer.wait()  # its end still needs the notes of the one before
+            self._saving = step, copy.deepcopy(notes or {})
+            self._checkpointer.save_async(step, state, force=True)
+
+    def _complete(self) -> None:
+        """Add notes and checksums to what orbax has written, before it is given its name.
+
+        In the thread that writes, when every process has written its part; of process 0 only.
+        """
+        if jax.process_index() != 0:
+            return
+        step, notes = self._saving
+        final = self._folder / str(step)
+        # On an object store a checkpoint is written where it stays, and marked as complete.
+        written = next(self._folder.glob(f"{step}.orbax-checkpoint-tmp*"), final)
+        (written / NOTES).write_text(json.dumps(notes))
+        checksums.write(written, without=_LATER)
+        if self._name == LAST:
+            folder.note_saved(self._workdir, step)
 
     def notes(self, step: int) -> dict[str, Any]:
-        """The notes of a checkpoint."""
-        return self._checkpointer.metadata(step).custom_metadata or {}
+        """The notes of a checkpoint that is `whole`."""
+        return json.loads((self._folder / str(step) / NOTES).read_text())
 
-    def restore(self, target: State, step: int | None = None) -> State:
-        """The newest readable checkpoint (or `step`'s) in the shapes and shardings of `target`.
-
-        It may have been saved on another number of devices. A writer moves those that cannot be
-        read to `FOLDER_damaged/STEP`.
+    def whole(self, step: int) -> bool:
+        """Whether all of a checkpoint is as it was written; a writer moves another out of the way.
 
         Raises:
-          UserError: there is no such checkpoint, none can be read, or it is of another structure.
+          OSError: it cannot be read now, which is no damage: nothing is moved.
+        """
+        path = self._folder / str(step)
+        # One process reads for all: they see the same folder.
+        problem = _damage(path) if jax.process_index() == 0 else ""
+        if not processes.anywhere(bool(problem)):
+            return True
+        self._set_aside(step, problem or "another process found it damaged")
+        return False
+
+    def restore(self, target: State, step: int | None = None) -> State:
+        """The newest whole checkpoint (or `step`'s) in the shapes and shardings of `target`.
+
+        It may have been saved on another number of devices. A writer moves those that are damaged,
+        as their checksums prove, to `FOLDER_damaged/STEP`. Any other failure to read leaves all as
+        it is, and is raised as it comes.
+
+        Raises:
+          UserError: there is no such checkpoint, none is whole, or it is of another structure.
         """
         steps = self.steps
         wanted = steps if step is None else [s for s in steps if s == step]
         for candidate in reversed(wanted):
-            state, problem = self._load(candidate, target)
-            if not processes.anywhere(state is None):
-                return state
-            self._set_aside(candidate, problem or "another process cannot read it")
+            if self.whole(candidate):
+                return self._load(candidate, target)
         if wanted:
-            raise UserError(f"no checkpoint in {self._folder} can be read: tried {wanted}")
+            raise UserError(f"no checkpoint in {self._folder} is whole: tried {wanted}")
         which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise UserError(f"{which} in {self._folder}: found {steps}")
 
-    def _load(self, step: int, target: State) -> tuple[Any, str]:
-        """A checkpoint's state and '', or None and why it cannot be read."""
-        path = self._folder / str(step)
-        try:
-            # Orbax would go on without the notes.
-            json.loads((path / "_CHECKPOINT_METADATA").read_text())
-            found = _shapes(self._checkpointer.metadata(step).metadata)
-        except Exception as error:  # whatever a damaged file leads to
-            return None, _line(error)
-        wanted = _shapes(target)
+    def _load(self, step: int, target: State) -> State:
+        found, wanted = _shapes(self._checkpointer.metadata(step).metadata), _shapes(target)
         if found and found != wanted:
             names = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
             raise UserError(
-                f"{path} is of another structure, in {len(names)} arrays: {names[0]} is "
-                f"{found.get(names[0])} there, expected {wanted.get(names[0])}"
+                f"{self._folder / str(step)} is of another structure, in {len(names)} arrays: "
+                f"{names[0]} is {found.get(names[0])} there, expected {wanted.get(names[0])}"
             )
-        try:
-            return self._checkpointer.load(step, target), ""
-        except Exception as error:
-            return None, _line(error)
+        return self._checkpointer.load(step, target)
 
     def _set_aside(self, step: int, problem: str) -> None:
         """Out of the way, but not deleted; a reader only says it."""
         path = self._folder / str(step)
-        logger.warning("%s cannot be read, trying the one before it (%s)", path, problem)
+        logger.warning("%s is damaged (%s)", path, problem)
         if not self._writer:
             return
         damaged = self._folder.parent / f"{self._folder.name}_damaged"
@@ -168,15 +199,17 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failures_named(self) -> Iterator[None]:
-        """Failures to write, of whatever type, become one line that names the folder."""
+        """What a disk or an object store refused becomes one line that names the folder."""
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # of the devices or of other processes, not of the disk
+        except jax.errors.JaxRuntimeError:  # of the devices or of other processes
             raise
         except Exception as error:
+            if not _of_storage(error):
+                raise
             raise OSError(
                 f"{self._folder}: a checkpoint cannot be written ({_line(error)}); the newest "
-                "complete one stays: make room and start the same command"
+                "complete one stays: make room, or mend what it says, and start the same command"
             ) from error
 
 
@@ -190,8 +223,25 @@ class Best:
     def __init__(self, workdir: epath.PathLike, metric: str):
         self._metric, self._best = metric, float("-inf")
         self._checkpoints = Checkpoints(workdir, name=BEST) if metric else None
-        if self._checkpoints and (latest := self._checkpoints.latest) is not None:
-            self._best = self._checkpoints.notes(latest)[metric]
+        for step in reversed(self._checkpoints.steps if self._checkpoints else []):
+            if self._checkpoints and self._checkpoints.whole(step):
+                self._best = self._value(step, self._checkpoints.notes(step))
+                break
+
+    def _value(self, step: int, notes: dict[str, Any]) -> float:
+        """What the one that stands is worth."""
+        value = notes["metrics"].get(self._metric, float("-inf"))
+        if notes["metric"] != self._metric:
+            logger.warning(
+                "%s holds step %d, the best by %s until now: from here on the best by %s, where it "
+                "has %s",
+                BEST,
+                step,
+                notes["metric"],
+                self._metric,
+                value if math.isfinite(value) else "none",
+            )
+        return value
 
     def __enter__(self) -> "Best":
         if self._checkpoints:
@@ -207,7 +257,8 @@ class Best:
         value = metrics.get(self._metric, float("nan"))
         if self._checkpoints and value > self._best:
             self._best = value
-            self._checkpoints.save(step, state, {self._metric: value})
+            known = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
+            self._checkpoints.save(step, state, {"metric": self._metric, "metrics": known})
 
 
 def place(workdir: epath.PathLike, name: str = LAST) -> epath.Path:
@@ -228,6 +279,30 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
         for path, leaf in leaves
     }
+
+
+def _damage(path: epath.Path) -> str:
+    """What is wrong with a checkpoint, in words; '' for nothing."""
+    if problem := checksums.problem(path):
+        return problem
+    try:
+        json.loads((path / ORBAX_NOTES).read_bytes())
+    except FileNotFoundError:
+        return f"{ORBAX_NOTES} is missing"
+    except ValueError:
+        return f"{ORBAX_NOTES} is not as it was written"
+    return ""
+
+
+def _of_storage(error: BaseException | None) -> bool:
+    """Whether a disk or an object store is behind an error, or one that caused it."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return True
+        if isinstance(error, (ValueError, RuntimeError)) and _STATUS.match(str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _line(error: BaseException) -> str:

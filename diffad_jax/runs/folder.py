@@ -5,7 +5,8 @@ WORKDIR/pictures.json                   the pictures it trains on, and those hel
 WORKDIR/.lock                           who is training in it, while somebody is
 WORKDIR/checkpoints/STEP/               state of training
 WORKDIR/checkpoints_best/STEP/          that of the best step on the test split (train.keep_best)
-WORKDIR/checkpoints_damaged/STEP/       checkpoints that could not be read
+WORKDIR/checkpoints_damaged/STEP/       checkpoints that are not as they were written
+WORKDIR/saved.json                      the step of the newest checkpoint ever completed
 WORKDIR/threshold.json                  from which score on a picture is called defective
 WORKDIR/metrics.jsonl                   a line for every log_every steps, and one per evaluation
 WORKDIR/tensorboard/                    the same, and pictures
@@ -25,7 +26,7 @@ from configs.schema import Config, difference, parse
 from diffad_jax.runs.files import write
 
 logger = logging.getLogger(__name__)
-PICTURES = "pictures.json"
+PICTURES, SAVED = "pictures.json", "saved.json"
 
 # What may change between two starts of one training run: its length, how often things are written,
 # how it is evaluated, where its pictures lie and what they are called (which they are, and how they
@@ -55,7 +56,12 @@ FREE_IN_TRAINING = (
 # What a trained model is made of, and how a picture is made to fit: evaluation must use the same.
 # It may compute in another precision or with another kernel.
 FIXED_IN_EVALUATION = ("model.", "diffusion.", "data.resize", "data.fit")
-FREE_IN_EVALUATION = ("model.remat", "model.attention", "model.compute_dtype")
+FREE_IN_EVALUATION = (
+    "model.remat",
+    "model.attention",
+    "model.compute_dtype",
+    "model.matmul_precision",
+)
 
 
 def check_claim(workdir: epath.PathLike, config: Config) -> list[str]:
@@ -95,13 +101,44 @@ def changes(workdir: epath.PathLike, config: Config, free: tuple[str, ...]) -> l
 
 
 def has_checkpoint(workdir: epath.PathLike) -> bool:
-    """Whether any checkpoint was ever completed here, one that cannot be read included.
+    """Whether any checkpoint was ever completed here, one that is damaged or gone included.
 
     STEP, or where a damaged one of that step was there before STEP.1; what is half-written is
     called otherwise.
     """
+    if (epath.Path(workdir) / SAVED).exists():
+        return True
     folders = [path for path in epath.Path(workdir).glob("checkpoints*/*") if path.is_dir()]
     return any(path.name.replace(".", "").isdecimal() for path in folders)
+
+
+def note_saved(workdir: epath.PathLike, step: int) -> None:
+    """Note that the checkpoint of `step` is complete."""
+    write(epath.Path(workdir) / SAVED, json.dumps({"step": step}) + "\n")
+
+
+def check_resumed(workdir: epath.PathLike, step: int | None) -> None:
+    """Check that what was saved here is not lost; `step` is the newest checkpoint's, if any.
+
+    Raises:
+      UserError: a checkpoint was completed here, and there is none any more: training would begin
+        at step 0, and what was logged be dropped.
+    """
+    path = epath.Path(workdir) / SAVED
+    if not path.exists():
+        return
+    try:
+        saved = int(json.loads(path.read_text())["step"])
+    except (ValueError, TypeError, KeyError):  # that something was saved is what matters
+        saved = -1
+    which = f"step {saved}" if saved >= 0 else "a step"
+    if step is None:
+        raise UserError(
+            f"{which} was saved in {workdir}, but there is no checkpoint any more: put it back, or "
+            f"remove {path} to begin at step 0 (which drops what metrics.jsonl holds)"
+        )
+    if saved > step:
+        logger.warning("%s was saved in %s, but it goes on from step %d", which, workdir, step)
 
 
 def check_model(workdir: epath.PathLike, config: Config) -> None:

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -129,7 +130,24 @@ class _Board:
             self._writer.write_event(event)
 
 
+def rows(path: epath.PathLike) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of a metrics.jsonl, each with what it says; damaged ones are left out."""
+    path = epath.Path(path)
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            kept = {"kind": str(row["kind"]), "step": int(row["step"])}
+            found.append((line.decode(), row | kept))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found
+
+
 def _lines_until(path: epath.Path, step: int) -> list[str]:
     """Lines of an earlier run up to and including `step`."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [line for line in lines if json.loads(line)["step"] <= step]
+    known = rows(path)
+    count = len(path.read_bytes().splitlines()) if path.exists() else 0
+    if len(known) < count:
+        logger.warning("%s: %d damaged lines are left out", path, count - len(known))
+    return [line for line, row in known if row["step"] <= step]

@@ -8,24 +8,22 @@ all of them goes on from the newest checkpoint.
 import contextlib
 import logging
 import os
+import pathlib
+import stat
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
-from configs.errors import UserError
-from diffad_jax.runs import files
+from configs.errors import TOLD_IN_A_LINE, UserError
 
 logger = logging.getLogger(__name__)
 # A process that is silent for so long is taken for dead, and JAX ends all others.
 HEARTBEAT_SECONDS = 30
 RESTART = "start the same command everywhere: it goes on from the newest checkpoint"
-# Mistakes of the user or the machine: told in one line. Everything else is ours: a traceback.
-TOLD_IN_A_LINE = (UserError, FloatingPointError, OSError)
 
 
 @contextlib.contextmanager
@@ -165,17 +163,29 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def cache_compilations(workdir: epath.PathLike) -> None:
-    """Keep what is compiled in PARENT/.jax_cache, for restarts and for the runs beside this one.
+def cache_compilations() -> None:
+    """Keep what is compiled in the user's cache folder, for restarts and for other runs.
 
-    JAX's own variables are respected: JAX_COMPILATION_CACHE_DIR is another place,
-    JAX_ENABLE_COMPILATION_CACHE=false none.
+    ~/.cache/diffad_jax/compiled, or below XDG_CACHE_HOME; nobody else may write there, because what
+    lies there is run. JAX's own variables are respected: JAX_COMPILATION_CACHE_DIR is another
+    place, JAX_ENABLE_COMPILATION_CACHE=false none.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = epath.Path(workdir)
-        if not files.is_remote(workdir):
-            folder = epath.Path(os.path.abspath(workdir))
-        jax.config.update("jax_compilation_cache_dir", str(folder.parent / ".jax_cache"))
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    above = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    ours = pathlib.Path(above) / "diffad_jax"
+    try:
+        for folder in (ours, ours / "compiled"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                raise OSError(f"{folder} belongs to another user")
+            if found.st_mode & 0o022:
+                raise OSError(f"others may write into {folder}: chmod go-w {folder}")
+    except OSError as error:
+        logger.warning("what is compiled is not kept: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(ours / "compiled"))
 
 
 def _end(error: BaseException) -> None:
@@ -187,6 +197,8 @@ def _end(error: BaseException) -> None:
         )
     elif isinstance(error, TOLD_IN_A_LINE):
         print(f"error: {error}", file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+        print(f"stopped: {str(error) or 'by Ctrl-C'}", file=sys.stderr)
     elif not isinstance(error, SystemExit):
         traceback.print_exception(error)
     logging.shutdown()

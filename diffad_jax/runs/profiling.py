@@ -102,16 +102,22 @@ def advice(config: Config) -> str:
     return f"try {', '.join(ways)}"
 
 
+def scoring_advice(size: int) -> str:
+    """What makes scoring in batches of `size` take less memory."""
+    smaller = [f"an evaluate.batch_size below {size}"] if size > 1 else []
+    return f"try {', '.join([*smaller, 'model.compute_dtype=bfloat16', 'more devices'])}"
+
+
 @contextlib.contextmanager
-def fitting(config: Config) -> Iterator[None]:
-    """A context in which running out of device memory is a UserError that says what helps."""
+def fitting(helps: str) -> Iterator[None]:
+    """A context in which running out of device memory is a UserError that says what `helps`."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         line = " ".join(str(error).split())[:200]
-        raise UserError(f"out of device memory: {advice(config)} ({line})") from error
+        raise UserError(f"out of device memory: {helps} ({line})") from error
 
 
 def memory_stats(name: str) -> int | None:

@@ -1,12 +1,16 @@
 """Data parallelism: one mesh axis, the state everywhere, a batch split over it."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from configs.errors import UserError
+
+Tree = TypeVar("Tree")
 
 
 def data_mesh(devices=None) -> Mesh:
@@ -46,6 +50,19 @@ def share(array: np.ndarray, mesh: Mesh) -> jax.Array:
     count = len(array) // jax.process_count()
     first = jax.process_index() * count
     return _put(array[first : first + count], mesh)
+
+
+def gather(arrays: Tree, mesh: Mesh) -> Tree:
+    """Split arrays, whole on every device.
+
+    Computed there: `jax.device_put` may go through the host, which no step of training should.
+    """
+    return _identity(mesh)(arrays)
+
+
+@functools.cache
+def _identity(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
 
 
 def _put(part: np.ndarray, mesh: Mesh) -> jax.Array:

@@ -15,6 +15,7 @@ from configs.schema import Config
 SETTINGS = (
     "seed",  # the noise of a picture follows from it and from the picture alone
     "model.compute_dtype",
+    "model.matmul_precision",
     "diffusion.guidance_weight",
     "evaluate.checkpoint",
     "evaluate.weights",

@@ -20,7 +20,7 @@ from configs.schema import Config, ModelConfig
 from diffad_jax.method import jitted, optim
 from diffad_jax.method.steps import Judgement
 from diffad_jax.method.train_state import TrainState, Variables, define, init
-from diffad_jax.runs import checkpoint, folder, sharding
+from diffad_jax.runs import checkpoint, folder, profiling, sharding
 from diffad_jax.scoring.results import Judged
 from input_pipeline.on_disk import Pictures, chunks
 
@@ -71,12 +71,16 @@ class Scorer:
         """Hand up to `size` pictures to the devices, without waiting for what they find.
 
         The batch is filled up to `size` (see `padded`) by repeating the last picture.
+
+        Raises:
+          UserError: the devices have too little memory (`fetch` may find that, too).
         """
         missing = size - len(images)
         pictures = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)], mode="edge")
         inputs = (in_unit_range(pictures), noise_index(pictures))
-        image, index = (sharding.share(part, self.mesh) for part in inputs)
-        return self.judge_batch(self.variables, image, index, self.key)
+        with profiling.fitting(profiling.scoring_advice(size)):
+            image, index = (sharding.share(part, self.mesh) for part in inputs)
+            return self.judge_batch(self.variables, image, index, self.key)
 
     def batch(self, images: UInt8[np.ndarray, "n s s 3"], size: int | None = None) -> Found:
         """Judge at most a batch of pictures: `size`, else `batch_size`."""
@@ -200,10 +204,11 @@ def in_unit_range(images: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "
 
 
 def fetch(judged: Judgement, count: int) -> Found:
-    """The first `count` results of a batch, once they are there."""
-    score, anomaly_map, reconstruction = jax.device_get(
-        (judged.score, judged.anomaly_map, judged.reconstruction)
-    )
+    """The first `count` results of a batch, once they are there; errors as `Scorer.start`."""
+    with profiling.fitting(profiling.scoring_advice(len(judged.score))):
+        score, anomaly_map, reconstruction = jax.device_get(
+            (judged.score, judged.anomaly_map, judged.reconstruction)
+        )
     return Found(score[:count], anomaly_map[:count], reconstruction[:count])
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from diffad_jax.runs import processes
 from tests import test_train
 from tests.runs import test_sharding
@@ -151,7 +152,7 @@ def test_clusters_are_joined_where_there_are_some(name):
 def test_joining_by_half_is_refused(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("joined"))
     for given in (("host:1", None, None), (None, 2, 0), ("host:1", 2, None), (None, None, 0)):
-        with pytest.raises(ValueError, match=r"^--coordinator=.* give all three, or none$"):
+        with pytest.raises(UserError, match=r"^--coordinator=.* give all three, or none$"):
             with processes.joined(*given):
                 pass
     for given in ((None, None, None), (None, 1, None)):
@@ -160,21 +161,58 @@ def test_joining_by_half_is_refused(monkeypatch):
 
 
 def test_a_problem_of_the_first_process_is_everybodys():
-    with pytest.raises(ValueError, match="no way"):
+    with pytest.raises(UserError, match="no way"):
         processes.agree("no way")
     processes.agree(None)
 
 
-@pytest.mark.parametrize("chosen", [None, "elsewhere"])
-def test_what_is_compiled_is_kept_beside_the_runs(tmp_path, chosen):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The user's cache folder; JAX keeps nothing that is compiled yet."""
     before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", chosen)
-    try:
-        processes.cache_compilations(tmp_path / "runs" / "bottle")
-        expected = chosen or str(tmp_path / "runs" / ".jax_cache")
-        assert jax.config.jax_compilation_cache_dir == expected
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield tmp_path / "diffad_jax"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_what_is_compiled_is_kept_in_the_user_s_cache_folder(cache, monkeypatch):
+    for _ in range(2):
+        jax.config.update("jax_compilation_cache_dir", None)
+        processes.cache_compilations()
+        assert jax.config.jax_compilation_cache_dir == str(cache / "compiled")
+        assert (cache / "compiled").stat().st_mode & 0o777 == 0o700
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(cache.parent / "home"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    processes.cache_compilations()
+    expected = cache.parent / "home/.cache/diffad_jax/compiled"
+    assert jax.config.jax_compilation_cache_dir == str(expected)
+    jax.config.update("jax_compilation_cache_dir", "elsewhere")
+    processes.cache_compilations()
+    assert jax.config.jax_compilation_cache_dir == "elsewhere"
+
+
+def writable(folder):
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+
+
+def linked(folder):
+    folder.parent.mkdir(exist_ok=True)
+    folder.symlink_to("/")
+
+
+@pytest.mark.parametrize("name", [".", "compiled"])
+@pytest.mark.parametrize("spoil", [writable, linked, None], ids=["writable", "a link", "another's"])
+def test_what_others_may_have_compiled_is_not_loaded(cache, monkeypatch, caplog, spoil, name):
+    if spoil is None:
+        monkeypatch.setattr(processes.os, "getuid", lambda: 12345)
+    else:
+        spoil(cache / name)
+    processes.cache_compilations()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert "what is compiled is not kept: " in caplog.text and str(cache) in caplog.text
 
 
 def test_processes_that_see_other_pictures_are_refused(monkeypatch):
@@ -185,5 +223,5 @@ def test_processes_that_see_other_pictures_are_refused(monkeypatch):
     monkeypatch.setattr(processes, "anywhere", lambda flag: flag)
     processes.check_same("pictures", "aaa 111")
     told = r"^all processes must see the same pictures: process 0 sees bbb 111, process 0 aaa 111$"
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(UserError, match=told):
         processes.check_same("pictures", "bbb 111")

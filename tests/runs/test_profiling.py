@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from diffad_jax.method import jitted, steps, train_state
 from diffad_jax.runs import profiling, sharding
 from tests.support import helpers
@@ -67,11 +68,11 @@ def test_a_step_that_will_not_fit_comes_with_advice(caplog):
 
 
 def test_out_of_memory_is_one_line():
-    with pytest.raises(ValueError, match=r"^out of device memory: try model\.compute_dtype"):
-        with profiling.fitting(helpers.parsed()):
+    with pytest.raises(UserError, match=r"^out of device memory: try model\.compute_dtype"):
+        with profiling.fitting(profiling.advice(helpers.parsed())):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9G")
     with pytest.raises(jax.errors.JaxRuntimeError):
-        with profiling.fitting(helpers.parsed()):
+        with profiling.fitting(profiling.advice(helpers.parsed())):
             raise jax.errors.JaxRuntimeError("INTERNAL: else")
 
 

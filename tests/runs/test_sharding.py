@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs.errors import UserError
 from diffad_jax.method import optim, steps, train_state
 from diffad_jax.runs import sharding
 from tests.support import helpers
@@ -116,8 +117,14 @@ def test_eight_devices_make_the_steps_of_one_in_float64(float64):
 
 def test_eight_devices_make_the_first_step_of_one_in_float32():
     config = configured()
-    (_, one), (_, eight) = (train(jax.devices()[:n], config, np.float32, 1) for n in (1, 8))
-    assert gap(one, eight, 1e-3) < 1e-4
+    results = [train(jax.devices()[:n], config, np.float32, 1)[1][0] for n in (1, 8)]
+    one, eight = (
+        {norm: {k: v for k, v in result.items() if k.endswith("norm") == norm} for norm in (0, 1)}
+        for result in results
+    )
+    # Measured 4e-7 and, of the gradients, 2e-6 to 2e-5 with one version of XLA or another.
+    assert gap(one[False], eight[False], 1e-3) < 1e-5
+    assert gap(one[True], eight[True], 1e-3) < 1e-3
 
 
 def test_parts_of_a_batch_add_up(float64):
@@ -148,5 +155,17 @@ def test_parts_of_a_batch_add_up(float64):
 
 
 def test_check_batch_names_both_numbers():
-    with pytest.raises(ValueError, match=r"^x=12 is not divisible by the 8 devices$"):
+    with pytest.raises(UserError, match=r"^x=12 is not divisible by the 8 devices$"):
         sharding.check_batch(12, sharding.data_mesh(), "x")
+
+
+def test_a_split_batch_is_gathered_without_the_host():
+    mesh = sharding.data_mesh()
+    batch = {"a": np.arange(24.0).reshape(8, 3), "b": np.arange(16, dtype=np.int32)}
+    parts = {name: sharding.share(array, mesh) for name, array in batch.items()}
+    with jax.transfer_guard("disallow"):
+        whole = sharding.gather(parts, mesh)
+    for name, array in batch.items():
+        assert whole[name].sharding.is_fully_replicated and len(whole[name].devices()) == 8
+        np.testing.assert_array_equal(jax.device_get(whole[name]), array)
+    assert sharding._identity(mesh) is sharding._identity(sharding.data_mesh())

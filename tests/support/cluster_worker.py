@@ -17,6 +17,7 @@ import time
 import jax
 import pytest
 
+from configs.errors import UserError
 from diffad_jax import train
 from diffad_jax.runs import processes
 from input_pipeline import pipeline
@@ -72,7 +73,7 @@ def category(data, options):
     signals = {"SIGKILL": 8} if first and name == options.get("killed") else {}
     try:
         run(work, data, signals, pause=0.03, data__category=name)
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 
