@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from configs.schema import Config
+from configs.schema import Config, ModelConfig, TrainConfig
 from diffad_jax.method import optim, steps, train_state
 from diffad_jax.method.steps import Batch, Judgement
 from diffad_jax.method.train_state import Networks, TrainState, Variables
@@ -39,10 +39,16 @@ def train_step(
     """`steps.train_step`, the batch split over the mesh, the state on every device and donated."""
     everywhere = sharding.replicated(mesh)
     return jax.jit(
-        functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config),
+        in_precision(
+            functools.partial(
+                steps.train_step, networks=networks, optimizer=optimizer, config=config
+            ),
+            config.model,
+        ),
         donate_argnums=0,
         in_shardings=(everywhere, sharding.split(mesh), everywhere),
         out_shardings=everywhere,
+        compiler_options=compiler_options(config.train, mesh),
     )
 
 
@@ -50,10 +56,37 @@ def evaluate_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateSte
     """`steps.evaluate_step`, the batch split over the mesh, the results whole everywhere."""
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
     return jax.jit(
-        functools.partial(steps.evaluate_step, networks=networks, config=config),
+        in_precision(
+            functools.partial(steps.evaluate_step, networks=networks, config=config), config.model
+        ),
         in_shardings=(everywhere, split, split, everywhere),
         out_shardings=everywhere,
+        compiler_options=compiler_options(config.train, mesh),
     )
+
+
+def in_precision(step: Callable[..., Any], model: ModelConfig) -> Callable[..., Any]:
+    """`step` with its products and convolutions in `model.matmul_precision`."""
+    if model.matmul_precision == "default":
+        return step
+
+    @functools.wraps(step)
+    def precise(*arguments):
+        with jax.default_matmul_precision(model.matmul_precision):
+            return step(*arguments)
+
+    return precise
+
+
+def compiler_options(config: TrainConfig, mesh: Mesh) -> dict[str, bool] | None:
+    """What XLA is told besides the program: with `train.deterministic`, the same bits every time.
+
+    The option leaves out operations whose order of additions changes, and the timing of kernels
+    that decides which one is used. CPUs need neither; XLA has no such option for TPUs.
+    """
+    if config.deterministic and mesh.devices.flat[0].platform == "gpu":
+        return {"xla_gpu_deterministic_ops": True}
+    return None
 
 
 def batch_shapes(config: Config) -> dict[str, tuple[int, ...]]:

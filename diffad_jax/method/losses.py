@@ -36,8 +36,11 @@ def focal(
     """
     p, y = _wide(probability), _wide(mask)
     entropy = -(y * _log(p) + (1 - y) * _log(1 - p))
-    weight = config.focal_alpha * (1 - jnp.exp(-entropy)) ** config.focal_gamma
-    return jnp.mean(weight * entropy)
+    missed = 1 - jnp.exp(-entropy)
+    # At 0 a power below 1 has no finite slope: with gamma 0, a NaN for a right answer.
+    safe = jnp.where(missed > 0, missed, jnp.ones_like(missed))
+    power = jnp.where(missed > 0, safe**config.focal_gamma, 0.0**config.focal_gamma)
+    return jnp.mean(config.focal_alpha * power * entropy)
 
 
 def smooth_l1(

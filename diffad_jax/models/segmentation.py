@@ -1,5 +1,7 @@
 """The segmentation network: picture and repaint in, anomaly map out. NHWC."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,12 +78,27 @@ class SegmentationNet(nnx.Module):
         """
         skips = []
         for depth, block in enumerate(self.encoder):
-            x = block(x if depth == 0 else nnx.max_pool(x, (2, 2), strides=(2, 2)), train=train)
+            x = block(x if depth == 0 else max_pool(x), train=train)
             skips.append(x)
         skips.pop()
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(jnp.concatenate([up(x, train=train), skips.pop()], axis=-1), train=train)
         return nnx.sigmoid(at_least_float32(self.out(x)))
+
+
+@jax.named_scope("resample")
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The largest of every 2x2 values, the first of equal ones; height and width are even.
+
+    As `nnx.max_pool`, whose gradient XLA refuses to compile for a GPU with `train.deterministic`.
+    """
+
+    def larger(a: Array, b: Array) -> Array:
+        return jnp.where((a >= b) | jnp.isnan(a), a, b)  # a NaN stays one
+
+    corners = ((0, 0), (0, 1), (1, 0), (1, 1))
+    parts = [jax.lax.slice(x, (0, i, j, 0), x.shape, (1, 2, 2, 1)) for i, j in corners]
+    return functools.reduce(larger, parts)
 
 
 @jax.named_scope("resample")

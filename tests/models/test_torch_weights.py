@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import default, schema
+from configs.errors import UserError
 from diffad_jax import import_torch
 from diffad_jax.method import train_state
 from diffad_jax.models import torch_weights
@@ -77,7 +78,7 @@ def test_wrong_tensors_are_named(states, net, damage):
     else:
         states[net][name] = states[net][name][1:]
         words = [name, str(shape), str((shape[0] - 1, *shape[1:]))]
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(UserError) as raised:
         torch_weights.from_torch(*states, MODEL)
     message = str(raised.value)
     assert all(word in message for word in words), message
@@ -87,13 +88,13 @@ def test_wrong_tensors_are_named(states, net, damage):
 def test_wrong_arrays_are_named(states):
     params, stats = torch_weights.from_torch(*states, MODEL)
     del params["unet"]["down"][0][0]["bias"]
-    with pytest.raises(ValueError, match=r"lack down\.0\.0\.bias"):
+    with pytest.raises(UserError, match=r"lack down\.0\.0\.bias"):
         torch_weights.to_torch(params, stats, MODEL)
 
 
 def test_torch_is_asked_for_when_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(ValueError, match="torch"):
+    with pytest.raises(UserError, match="torch"):
         import_torch.read_checkpoint(tmp_path / "params-last.pt")
 
 
@@ -129,19 +130,19 @@ class TestFile:
     def test_refuses_what_could_run_code(self, torch, content, tmp_path):
         content["args"] = pytest.Config  # any class: unpickling it imports a module
         torch.save(content, tmp_path / "params-last.pt")
-        with pytest.raises(ValueError, match=r"params-last\.pt cannot be read"):
+        with pytest.raises(UserError, match=r"params-last\.pt cannot be read"):
             import_torch.read_checkpoint(tmp_path / "params-last.pt")
 
     def test_refuses_what_is_not_a_checkpoint(self, torch, content, tmp_path):
         path = tmp_path / "params-last.pt"
-        with pytest.raises(ValueError, match="no checkpoint file"):
+        with pytest.raises(UserError, match="no checkpoint file"):
             import_torch.read_checkpoint(path)
         path.write_bytes(b"not a checkpoint")
-        with pytest.raises(ValueError, match="cannot be read"):
+        with pytest.raises(UserError, match="cannot be read"):
             import_torch.read_checkpoint(path)
         del content["seg_model_state_dict"]
         torch.save(content, path)
-        with pytest.raises(ValueError, match="holds no seg_model_state_dict"):
+        with pytest.raises(UserError, match="holds no seg_model_state_dict"):
             import_torch.read_checkpoint(path)
 
 
@@ -184,5 +185,5 @@ def test_command_makes_a_run_that_evaluates_as_the_weights(tmp_path):
         back = torch_weights.to_torch(host.params, host.batch_stats, config.model)
         for ours, theirs in zip(back, states, strict=True):
             assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
-    with pytest.raises(ValueError, match="already holds checkpoints"):
+    with pytest.raises(UserError, match="already holds checkpoints"):
         import_torch.run(file, config, workdir)

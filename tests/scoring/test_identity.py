@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from configs.errors import UserError
 from diffad_jax import evaluate, predict, train
 from diffad_jax.scoring import threshold
 from diffad_jax.scoring.identity import SETTINGS, Identity, identify
@@ -52,9 +53,9 @@ def test_predict_scores_as_the_evaluation_did(run, tmp_path):
 def test_another_way_to_score_is_refused_unless_a_threshold_is_given(run, tmp_path):
     config, work = run
     told = r"evaluate\.draws is 2, but the threshold of .* was found with 1: leave it, run --mode"
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(UserError, match=told):
         predict.load(work, overrides={"evaluate.draws": 2})
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(UserError, match=told):
         predict.load(work, configured(tmp_path, evaluate__draws=2))
     model = predict.load(
         work, threshold=0.5, overrides={"evaluate.draws": 2, "predict.maps": "npy"}
@@ -73,7 +74,7 @@ def test_the_checkpoint_is_the_thresholds(run, tmp_path):
     assert predict.load(work, threshold=0.5).step == 9
     train.run(configured(tmp_path, train__steps=12), work)
     threshold.write(work, kept)
-    with pytest.raises(ValueError, match=r"was found at step 7, but there are only checkpoints of"):
+    with pytest.raises(UserError, match=r"was found at step 7, but there are only checkpoints of"):
         predict.load(work)
 
 
@@ -81,6 +82,7 @@ def test_every_setting_is_in_the_identity():
     changes = {
         "seed": 3,
         "model.compute_dtype": "bfloat16",
+        "model.matmul_precision": "highest",
         "diffusion.guidance_weight": 0.5,
         "evaluate.checkpoint": "best",
         "evaluate.weights": "raw",

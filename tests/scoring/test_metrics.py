@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from configs.errors import UserError
 from configs.schema import MEASURES
 from diffad_jax.scoring import metrics, ranking
 from tests.support import goldens_io
@@ -173,15 +174,15 @@ def test_nothing_at_all_is_nan(caplog):
 
 def test_bad_input_is_one_line():
     labels, masks = np.array([0, 1]), np.zeros((2, 2, 2), bool)
-    with pytest.raises(ValueError, match="1 of 2 scores of items are NaN"):
+    with pytest.raises(UserError, match="1 of 2 scores of items are NaN"):
         metrics.auroc(labels, np.array([np.nan, 0.0]))
     maps = np.zeros((2, 2, 2))
     maps[0, 0] = np.nan
-    with pytest.raises(ValueError, match="2 of 8 scores of pixels are NaN"):
+    with pytest.raises(UserError, match="2 of 8 scores of pixels are NaN"):
         metrics.evaluate(labels, np.zeros(2), masks, maps)
-    with pytest.raises(ValueError, match=r"labels must be 0 .* got 2"):
+    with pytest.raises(UserError, match=r"labels must be 0 .* got 2"):
         metrics.f1_max(np.array([0, 2]), np.zeros(2))
-    with pytest.raises(ValueError, match=r"limit must be in .* got 1\.5"):
+    with pytest.raises(UserError, match=r"limit must be in .* got 1\.5"):
         metrics.aupro(masks, np.zeros((2, 2, 2)), 1.5)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from configs.errors import UserError
 from diffad_jax.scoring import metrics, pixel_sketch, ranking
 from tests.support import goldens_io
 
@@ -218,7 +219,7 @@ def test_an_empty_class_gives_nan_and_a_word(label, empty, caplog):
 def test_bad_input_is_one_line():
     maps = np.zeros((1, 2, 2), np.float32)
     maps[0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match="1 of 4 scores of pixels are NaN"):
+    with pytest.raises(UserError, match="1 of 4 scores of pixels are NaN"):
         pixel_sketch.Pixels().add(np.zeros((1, 2, 2), bool), maps)
 
 
@@ -228,3 +229,20 @@ def test_keys_keep_the_order_of_scores():
     assert np.all(np.diff(keys.astype(np.int64))[[0, 1, 2, 3, 5, 6, 7, 8, 9]] > 0)
     assert keys[4] == keys[5]
     np.testing.assert_array_equal(pixel_sketch.from_order_key(keys), scores.astype(np.float32))
+
+
+def test_what_is_joined_weighs_little_beside_all_above_it(monkeypatch):
+    """Group by group: the share of what scores higher, and nothing lost."""
+    monkeypatch.setattr(pixel_sketch, "SHARE", 2.0**-5)
+    rng = np.random.default_rng(0)
+    keys = np.unique(rng.integers(0, 2**20, 4000).astype(np.uint32))
+    masses = rng.exponential(size=(2, keys.size)) ** 4  # of very different weights
+    joined = pixel_sketch.Points(keys, masses).join()
+    assert joined.keys.size < keys.size / 2
+    group = np.searchsorted(joined.keys, keys, side="right") - 1
+    for found, one in zip(joined.masses, masses, strict=True):
+        expected = np.bincount(group, one)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+        above = expected[::-1].cumsum()[::-1] - expected
+        several = np.bincount(group) > 1
+        assert (expected <= 2.0**-5 * above * (1 + 1e-9))[several].all()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from configs.errors import UserError
 from diffad_jax.scoring import results
 from tests.support.evaluations import IDENTITY, evaluated, judged, numbered
 
@@ -15,12 +16,12 @@ def test_rows_cover_every_type_evenly():
     assert results.choose_rows(tests, 2) == [10, 51]
     assert sorted(results.choose_rows(tests, 99)) == list(range(52))
     assert results.choose_rows(numbered(["good"] * 3), 2) == [0, 2]
-    with pytest.raises(ValueError, match="at least 1 row, got 0"):
+    with pytest.raises(UserError, match="at least 1 row, got 0"):
         results.choose_rows(tests, 0)
 
 
 def test_a_judged_set_must_be_of_one_length():
-    with pytest.raises(ValueError, match="6 names but 1 defects"):
+    with pytest.raises(UserError, match="6 names but 1 defects"):
         judged(defects=["good"])
 
 

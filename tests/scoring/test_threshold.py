@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from diffad_jax.scoring import threshold
 from diffad_jax.scoring.identity import identify
 from tests.support import helpers
@@ -23,7 +24,7 @@ def test_what_is_written_is_read(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"image": 1, "pixel": 1, "sauce": 2}'])
 def test_a_broken_file_is_named(content, tmp_path):
     (tmp_path / "threshold.json").write_text(content)
-    with pytest.raises(ValueError, match=r"threshold\.json is not a threshold"):
+    with pytest.raises(UserError, match=r"threshold\.json is not a threshold"):
         threshold.read(tmp_path)
 
 
