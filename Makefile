@@ -1,11 +1,17 @@
-# make quickstart   set up, make pictures, train, evaluate, show where the report is
-# make test         set up, check style and types, run the tests
-# make notebook     set up, execute docs/first_steps.ipynb, keep its output
+# make quickstart    set up, make pictures, train, evaluate, show where the report is
+# make test          set up with the tested versions, check style and types, run the tests
+# make test-newest   set up Python 3.13 with the newest of everything, run the tests
+# make notebook      set up, execute docs/first_steps.ipynb, keep its output
 PYTHON ?= python3
+# pyenv's python3.13 answers only when it is named.
+NEWEST ?= env PYENV_VERSION=3.13 python3.13
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+PINS := $(wildcard constraints-py*.txt)
 
-.PHONY: quickstart test lint format notebook clean
+.PHONY: quickstart test test-newest newest lint format notebook clean
 
 quickstart: $(VENV)/run.stamp
 	$(BIN)/python -m input_pipeline.quickstart --output data/quickstart
@@ -13,7 +19,19 @@ quickstart: $(VENV)/run.stamp
 	@echo "Open $$(ls -d runs/quickstart/eval/*/ | sort -V | tail -n 1)report.html"
 
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST)
+
+test-newest:
+	@if $(NEWEST) --version 2> /dev/null; then \
+	    $(MAKE) --no-print-directory newest VENV=.venv-newest PYTHON='$(NEWEST)'; \
+	else \
+	    echo 'No python3.13 here: the newest versions are not tested. NEWEST=PYTHON names another.'; \
+	fi
+
+newest: | $(BIN)/python
+	$(INSTALL) --upgrade --upgrade-strategy eager -r requirements-dev.txt
+	@$(BIN)/python -m pip freeze | grep -E '^(flax|jax|jaxlib|numpy|optax|orbax.*|tensorflow.*)=='
+	$(PYTEST)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -28,16 +46,24 @@ notebook: $(VENV)/dev.stamp
 	rm -rf runs/first_steps
 	$(BIN)/python docs/run_notebook.py
 
-$(VENV)/bin/python:
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/run.stamp: requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+# Install a file's requirements in the versions that were tested with this Python.
+define install
+	@pins=$$($(BIN)/python -c 'import sys; print("constraints-py%d%d.txt" % sys.version_info[:2])'); \
+	if [ -f $$pins ]; then set -- -c $$pins; \
+	else set --; echo "No $$pins: the newest versions, which may be untested with this Python."; fi; \
+	set -x; $(INSTALL) "$$@" -r $(1)
+endef
+
+$(VENV)/run.stamp: requirements.txt $(PINS) | $(BIN)/python
+	$(call install,requirements.txt)
 	touch $@
 
-$(VENV)/dev.stamp: requirements.txt requirements-dev.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/dev.stamp: requirements.txt requirements-dev.txt $(PINS) | $(BIN)/python
+	$(call install,requirements-dev.txt)
 	touch $@
 
 clean:
-	rm -rf $(VENV) data/quickstart data/cache runs/quickstart
+	rm -rf $(VENV) .venv-newest data/quickstart data/cache runs/quickstart

@@ -37,6 +37,9 @@ def get_config() -> ml_collections.ConfigDict:
                 "dropout": 0.0,  # share of the activations, in the U-Net
                 "segmentation_base": 64,  # channels
                 "compute_dtype": "float32",  # float32 or bfloat16; parameters stay float32
+                # Of products of float32 numbers: default, the hardware's own (GPUs round what they
+                # multiply to 10 bits of mantissa, TPUs to 7), or highest (all 23, slower).
+                "matmul_precision": "default",
                 "attention": "xla",  # or cudnn: cuDNN's fused kernel (CUDA GPUs, bfloat16)
                 # What the U-Net's backward pass computes again, to save memory: none, norms (norms,
                 # activations and attention weights; little extra time) or blocks (all but their
@@ -44,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "remat": "none",
             },
             "diffusion": {
-                "timesteps": 1000,  # of the noise schedule, numbered from 0
+                "timesteps": 1000,  # of the noise schedule, numbered from 0; at least 21
                 "schedule": "linear",  # linear or cosine
                 # A picture is denoised from two noise levels. Training draws the time step of the
                 # less noisy one from [0, train_split), the noisier one's from
@@ -106,7 +109,8 @@ def get_config() -> ml_collections.ConfigDict:
                 "blend_min": 0.2,  # share of the picture that shows through an anomaly, at least
                 "blend_max": 0.8,  # and at most
                 # Share of the good training pictures that are held out: kept out of training, to
-                # find a threshold with. -1: 0.1 where no test picture is defective, else 0.
+                # find a threshold with. -1: 0.1, or 0 where there are good and defective test
+                # pictures.
                 "holdout": -1.0,
                 # GiB of one split's prepared pictures. A larger split is not read into memory but
                 # from the cache, picture by picture, in the same order.
@@ -124,6 +128,9 @@ def get_config() -> ml_collections.ConfigDict:
                 "image_every": 1000,  # steps; 0: never
                 "evaluate_every": 5000,  # steps; 0: at the end only
                 "checkpoint_every": 1000,  # steps
+                # On a GPU: only operations that give the same bits every time, slower. CPUs do so
+                # anyway.
+                "deterministic": False,
                 "keep_checkpoints": 2,  # the newest ones
                 # Also keep the checkpoint with the highest value of this measure, such as pixel_ap,
                 # on the test pictures. It is chosen with them, so its values are too good to

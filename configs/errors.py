@@ -7,3 +7,7 @@ class UserError(ValueError):
     The command line prints it and ends. Any other ValueError is a mistake of this program, and
     keeps its traceback.
     """
+
+
+# What a person or the machine can mend: told in a line. Everything else is ours: a traceback.
+TOLD_IN_A_LINE = (UserError, FloatingPointError, OSError)

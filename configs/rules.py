@@ -1,6 +1,7 @@
 """What a value of a configuration must satisfy beside its type."""
 
 import operator
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -8,10 +9,14 @@ GROUPS = 32  # groups of every GroupNorm in the U-Net
 
 
 class Rule(NamedTuple):
-    """What a value must satisfy beside its type; `words` complete 'KEY=VALUE must be ...'."""
+    """What a value must satisfy beside its type; `words` complete 'KEY=VALUE must be ...'.
+
+    `plain` brings a value that satisfies it to its one form.
+    """
 
     holds: Callable[[Any], bool]
     words: str
+    plain: Callable[[Any], Any] = lambda value: value
 
 
 def at_least(low: int, unit: str = "") -> Rule:
@@ -26,12 +31,26 @@ def within(low: float, high: float, ends: str = "[]") -> Rule:
     return Rule(lambda v: left(low, v) and right(v, high), words)
 
 
+def plain_names(names: str) -> str:
+    """Names of folders with commas between, as the file system knows them: 'a/, ./b' is 'a,b'."""
+    each = (name.strip() for name in names.split(","))
+    return ",".join(pathlib.PurePath(name).as_posix() for name in each if name)
+
+
 def one_of(choices: Sequence[str]) -> Rule:
     """One of these words."""
     return Rule(lambda v: v in choices, f"one of {', '.join(map(repr, choices))}")
 
 
-ABOVE_0 = Rule(lambda v: v > 0, "above 0")
+# A smaller number is 0 to a device, which computes in float32; a larger one is infinite.
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+WHOLE = 2**32  # whole numbers stay below: seeds and step counters have 32 bits
+ABOVE_0 = Rule(lambda v: v >= SMALLEST, "above 0 (1.2e-38 or more, as float32 has it)")
+SEED = Rule(lambda v: 0 <= v < WHOLE, f"in [0, {WHOLE - 1}]")
+# The linear schedule's last noise variance is 20 / timesteps, and must leave some of the picture.
+TIMESTEPS = Rule(lambda v: v > 20, "at least 21 steps: the last one's noise variance is 20 / steps")
+CATEGORY = Rule(lambda v: bool(v.strip("/, ")), "the name of a category's folder", plain_names)
+FILLED = Rule(lambda v: bool(v.strip()), "the path of a folder")
 Steps = Annotated[int, at_least(1, "step")]
 StepsOr0 = Annotated[int, at_least(0, "steps")]
 Share = Annotated[float, within(0, 1)]

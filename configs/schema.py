@@ -7,7 +7,6 @@ is reported before data is read or anything is compiled. What a key means is sai
 import dataclasses
 import difflib
 import itertools
-import math
 import operator
 import typing
 from collections.abc import Mapping
@@ -18,8 +17,14 @@ import ml_collections
 from configs.errors import UserError
 from configs.rules import (
     ABOVE_0,
+    CATEGORY,
+    FILLED,
     GROUPS,
+    LARGEST,
+    SEED,
     SPAN,
+    TIMESTEPS,
+    WHOLE,
     WHOLE_GROUPS,
     Rule,
     Share,
@@ -50,6 +55,13 @@ DEFAULT_MULTIPLIERS = {
     128: (1.0, 1.0, 2.0, 3.0, 4.0),
     32: (1.0, 2.0, 3.0, 4.0),
 }
+LIMITS = {int: WHOLE - 1, float: LARGEST}  # nothing is <= a limit that is not a number
+KINDS = {
+    int: "a whole number of 32 bits",
+    float: "a finite number (of float32)",
+    str: "text",
+    bool: "true or false",
+}
 RISING = (
     "0 < diffusion.train_split < diffusion.train_end <= diffusion.timesteps",
     "0 <= evaluate.less_noisy < evaluate.noisier < diffusion.timesteps",
@@ -74,6 +86,7 @@ class ModelConfig:
     dropout: Annotated[float, within(0, 1, "[)")]
     segmentation_base: Annotated[int, at_least(1, "channel")]
     compute_dtype: Literal["float32", "bfloat16"]
+    matmul_precision: Literal["default", "highest"]
     attention: Literal["xla", "cudnn"]
     remat: Literal["none", "norms", "blocks"]
 
@@ -93,11 +106,11 @@ class ModelConfig:
 class DiffusionConfig:
     """Noise schedule, time steps (0-indexed) and guidance."""
 
-    timesteps: Steps
+    timesteps: Annotated[int, TIMESTEPS]
     schedule: Literal["linear", "cosine"]
     train_split: int
     train_end: int
-    guidance_weight: float
+    guidance_weight: Weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +140,12 @@ class OptimConfig:
 class DataConfig:
     """Where the pictures are and how training anomalies are made."""
 
-    root: Annotated[str, Rule(bool, "the folder that holds the categories")]
-    category: Annotated[str, Rule(bool, "the name of a category's folder")]
+    root: Annotated[str, FILLED]
+    category: Annotated[str, CATEGORY]
     layout: Literal["auto", "folder", "mvtec", "visa", "visa_csv", "dagm", "dagm_raw", "prepared"]
     kind: Literal["auto", "object", "texture"]
     textures: str
-    cache_dir: str
+    cache_dir: Annotated[str, FILLED]
     resize: Literal["bilinear", "antialias"]
     fit: Literal["stretch", "crop", "pad"]
     foreground: Literal["auto", "object", "random", "full"]
@@ -157,6 +170,7 @@ class TrainConfig:
     image_every: StepsOr0
     evaluate_every: StepsOr0
     checkpoint_every: Steps
+    deterministic: bool
     keep_checkpoints: Annotated[int, at_least(1, "checkpoint")]
     keep_best: Annotated[str, one_of(("", *MEASURES))]
     profile_steps: Annotated[tuple[int, ...], SPAN]
@@ -190,7 +204,7 @@ class PredictConfig:
 class Config:
     """A whole run."""
 
-    seed: Annotated[int, at_least(0)]
+    seed: Annotated[int, SEED]
     model: ModelConfig
     diffusion: DiffusionConfig
     loss: LossConfig
@@ -224,10 +238,9 @@ def check_key(name: str) -> None:
     for part in name.split("."):
         if not dataclasses.is_dataclass(kind):
             raise UserError(f"unknown config key {name}: {prefix[:-1]} is a key, not a section")
-        key = part.partition("[")[0]  # an element of a tuple: model.unet_multipliers[0]
         hints = typing.get_type_hints(kind)
-        _check_known(key, list(hints), prefix)
-        kind, prefix = hints[key], f"{prefix}{key}."
+        _check_known(part, list(hints), prefix)
+        kind, prefix = hints[part], f"{prefix}{part}."
     if dataclasses.is_dataclass(kind):
         keys = ", ".join(typing.get_type_hints(kind))
         raise UserError(f"config key {name} is a section: give one of its keys, {keys}")
@@ -278,11 +291,13 @@ def _value(kind, value, name: str):
         value = tuple(_value(element, v, f"{name}[{i}]") for i, v in enumerate(value))
     else:
         value = float(value) if kind is float and type(value) is int else value
-        right = type(value) is kind and (kind is not float or math.isfinite(value))
-        what = {int: "a whole number", float: "a finite number", str: "text"}[kind]
-        _require(right, f"{name}={value!r} must be {what}")
+        _require(
+            type(value) is kind and (kind not in LIMITS or abs(value) <= LIMITS[kind]),
+            f"{name}={value!r} must be {KINDS[kind]}",
+        )
     for rule in rules:
         _require(rule.holds(value), f"{name}={value!r} must be {rule.words}")
+        value = rule.plain(value)
     return value
 
 

@@ -1,31 +1,49 @@
 """The arguments of the command line, checked and parsed; what is wrong with them is one line."""
 
 import difflib
+import importlib.util
+import inspect
 import logging
 import os
 import pathlib
 import sys
+import traceback
+import types
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, NoReturn
 
 import absl.logging
+import ml_collections
 from absl import flags as absl_flags
 
-from configs import schema, stored
-from configs.errors import UserError
+from configs import default, schema, stored
+from configs.errors import TOLD_IN_A_LINE, UserError
 from diffad_jax import flags
 from diffad_jax.flags import MODES, PACKAGED, TABLE
 
 FLAGS = absl_flags.FLAGS
 HELP = ("help", "helpshort", "h", "?")
+PATHS = ("config", "workdir", "input", "output", "checkpoint")
+# Flags and keys that are true or false: they need no value to be true.
+SWITCHES = {"prune"} | {
+    f"config.{section}.{key}"
+    for section, keys in default.get_config().to_dict().items()
+    if isinstance(keys, dict)
+    for key, value in keys.items()
+    if isinstance(value, bool)
+}
 
 
 class Word(NamedTuple):
-    """A flag as it stands on the command line."""
+    """A flag on the command line, and its value."""
 
     name: str
     value: str | None
-    words: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """In one piece: ml_collections looks for keys among separate values, too."""
+        return f"--{self.name}" if self.value is None else f"--{self.name}={self.value}"
 
 
 def parse(argv: Sequence[str]) -> list[str]:
@@ -35,16 +53,19 @@ def parse(argv: Sequence[str]) -> list[str]:
     """
     try:
         argv = [argv[0], *FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]  # --flagfile
-        sys.argv = argv  # where ml_collections looks
-        flags.define()
-        text = asked_help(argv)
-        if text is not None:
-            print(text)
-            sys.exit(0)
-        full = any(word.name in ("helpfull", "helpxml") for word in split(argv)[0])
+    except (absl_flags.Error, OSError, UnicodeError) as error:
+        fail(error)
+    sys.argv = argv  # where ml_collections looks
+    flags.define()
+    text = asked_help(argv)
+    if text is not None:
+        print(text)
+        sys.exit(0)
+    full = any(word.name in ("helpfull", "helpxml") for word in split(argv)[0])
+    try:
         sys.argv = argv if full else arguments(argv)
         return FLAGS(sys.argv)
-    except (absl_flags.Error, ValueError, OSError) as error:
+    except (absl_flags.Error, *TOLD_IN_A_LINE) as error:
         fail(error)
 
 
@@ -57,10 +78,7 @@ def line(error: Exception) -> str:
     """What an error says, in one line."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    text = str(error)
-    if "Traceback (most recent call last)" in text:  # ml_collections, of a configuration file
-        text = text.strip().splitlines()[-1].partition(": ")[2]
-    return " ".join(part.strip() for part in text.splitlines())
+    return " ".join(part.strip() for part in str(error).splitlines())
 
 
 def set_log_levels() -> None:
@@ -76,27 +94,31 @@ def arguments(argv: Sequence[str]) -> list[str]:
 
     Raises:
       UserError: a mode, flag or key that is not there; a flag the mode does not use; one it
-        needs and lacks; no such configuration, or no run in the workdir.
+        needs and lacks; no usable configuration, or no run in the workdir.
     """
     given, rest = split(argv)
     if rest:
         hint = f": did you mean --mode {rest[0]}?" if rest[0] in MODES else ""
         raise UserError(f"unexpected argument {rest[0]}{hint}")
+    # A shell leaves the '~' of --workdir=~/runs alone.
+    expanded = [word.value and os.path.expanduser(word.value) for word in given]
+    given = [
+        Word(word.name, value if word.name in PATHS else word.value)
+        for word, value in zip(given, expanded, strict=True)
+    ]
     values = {word.name: word.value for word in given}  # of one given twice, the last counts
     name = values.get("mode", flags.DEFAULT_MODE) or ""
     if name not in MODES:
         raise UserError(f"unknown mode {name}{_near(name, MODES)}")
     _check_flags(given, name)
     file, mode = values.get("config"), MODES[name]
-    if file is not None:
-        first = [f"--config={config_path(file)}"]
-    elif mode.own_config:
-        first = [f"--config={own_config(values['workdir'] or '')}"]
-    else:
-        first = []
     # Overrides mean nothing to ml_collections before the configuration.
-    kept = [text for word in given if word.name != "config" for text in word.words]
-    return [argv[0], *first, *kept]
+    kept = [word.text for word in given if word.name != "config"]
+    if file is None and not mode.own_config:
+        return [argv[0], *kept]
+    path = own_config(values["workdir"] or "") if file is None else config_path(file)
+    check_config(path, [word.name for word in given if word.name.startswith("config.")])
+    return [argv[0], f"--config={path}", *kept]
 
 
 def split(argv: Sequence[str]) -> tuple[list[Word], list[str]]:
@@ -110,22 +132,22 @@ def split(argv: Sequence[str]) -> tuple[list[Word], list[str]]:
         if word == "--":
             return found, words
         name, equals, value = word.lstrip("-").partition("=")
-        if equals:
-            found.append(Word(name, value, (word,)))
-        elif _has_value(name) and words:
-            value = words.pop(0)
-            found.append(Word(name, value, (word, value)))
-        else:
-            found.append(Word(name, None, (word,)))
+        follows = not equals and words and _has_value(name, words[0])
+        found.append(Word(name, value if equals else words.pop(0) if follows else None))
     return found, []
 
 
 def config_path(given: str) -> str:
     """The file that --config means: as given, else among the packaged ones; keeps ':ARGUMENT'.
 
+    A run's folder, or the config.json in it, is that run's own configuration.
+
     Raises:
       UserError: there is none, or it is no configuration.
     """
+    run = given.removesuffix("config.json").rstrip("/") or "."
+    if given.startswith("gs://") or (given and os.path.isfile(os.path.join(run, "config.json"))):
+        return own_config(run)
     name, colon, argument = given.partition(":")
     path = pathlib.Path(name)
     candidates = [path, path.with_name(f"{path.name}.py")] if path.name else []
@@ -137,9 +159,62 @@ def config_path(given: str) -> str:
         files = [f for f in sorted(PACKAGED.glob("*.py")) if "def get_config()" in f.read_text()]
         there = [file.stem for file in files]
         raise UserError(f"no configuration file {name}; packaged ones are {', '.join(there)}")
-    if "def get_config" not in file.read_text():
-        raise UserError(f"{file} is no configuration: it has no get_config()")
     return f"{file}{colon}{argument}"
+
+
+def check_config(path: str, flags: Iterable[str] = ()) -> None:
+    """Check that a configuration file can be used, and has the keys of flags like 'config.seed'.
+
+    Raises:
+      UserError: it has a mistake (says where), no get_config(), or not this key; it takes no
+        argument and has one, or the other way round.
+    """
+    file, colon, argument = path.partition(":")
+    given = [argument] if colon else []
+    try:
+        spec = importlib.util.spec_from_file_location("given_config", file)
+        assert spec is not None and spec.loader is not None, file
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        _check_call(module, file, given)
+        config = module.get_config(*given)
+    except UserError:
+        raise
+    except Exception as error:
+        if pathlib.Path(file).parent == PACKAGED:
+            raise  # a mistake of ours
+        raise UserError(f"{_place(error, file)}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"get_config() of {file} gives {config!r}, not a ConfigDict")
+    for flag in flags:
+        inner = config
+        for key in flag.removeprefix("config.").split("."):
+            if not isinstance(inner, ml_collections.ConfigDict) or key not in inner:
+                raise UserError(f"{path} has no key {flag.removeprefix('config.')}")
+            inner = inner[key]
+
+
+def _check_call(module: types.ModuleType, file: str, given: list[str]) -> None:
+    """Check that a file's get_config takes what --config gives it after a colon, or nothing."""
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(f"{file} is no configuration: it has no get_config()")
+    try:
+        inspect.signature(module.get_config).bind(*given)
+    except TypeError:
+        needs = "takes no argument" if given else "needs an argument"
+        hint = f"give --config={file}" + ("" if given else ":ARGUMENT")
+        if given:
+            hint += f" without :{given[0]}"
+        raise UserError(f"the get_config() of {file} {needs}: {hint}") from None
+
+
+def _place(error: Exception, file: str) -> str:
+    """Where in a configuration file an error arose."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return f"{file}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    numbers = [frame.lineno for frame in frames if frame.filename == file]
+    return f"{file}, line {numbers[-1]}" if numbers else file
 
 
 def own_config(workdir: str) -> str:
@@ -173,11 +248,15 @@ def _check_flags(given: Iterable[Word], name: str) -> None:
         flag = word.name.partition(".")[0]
         if word.name.startswith("config."):
             schema.check_key(word.name.removeprefix("config."))
+            if word.value is None and word.name not in SWITCHES:
+                raise UserError(f"--{word.name} needs a value: --{word.name}=VALUE")
         elif word.name != "mode" and word.name not in TABLE:
             if not _is_absl(word.name):
                 near = _near(word.name, [*TABLE, "mode"], "--")
                 raise UserError(f"unknown flag --{word.name}{near}")
             continue
+        elif word.name in TABLE and word.name not in SWITCHES and not (word.value or "").strip():
+            raise UserError(f"--{word.name} is empty: give --{word.name} {TABLE[word.name].value}")
         if flag != "mode" and flag not in mode.flags:
             users = ", ".join(other for other, its in MODES.items() if flag in its.flags)
             raise UserError(f"--mode {name} does not use --{flag}, which belongs to {users}")
@@ -198,8 +277,10 @@ def _is_absl(name: str) -> bool:
     return name in FLAGS or name.removeprefix("no") in FLAGS
 
 
-def _has_value(name: str) -> bool:
-    """Whether the next word belongs to this flag, where no '=' does."""
+def _has_value(name: str, following: str) -> bool:
+    """Whether the following word belongs to this flag, where no '=' does."""
+    if name in SWITCHES:
+        return following.lower() in ("true", "false")
     if name in TABLE or name == "mode" or name.startswith("config."):
         return True
     return name in FLAGS and not FLAGS[name].boolean

@@ -47,6 +47,12 @@ TABLE = {
         _from_zero,
         0,
     ),
+    "prune": Flag(
+        "",
+        "then remove from data.cache_dir what these settings do not use of the category, or with "
+        "category=all of any",
+        absl_flags.DEFINE_boolean,
+    ),
     "coordinator": Flag("HOST:PORT", "address of process 0 of a job of several processes"),
     "num_processes": Flag("N", "number of processes in the job; 1 disables multi-host", _count),
     "process_id": Flag("I", "index of this process, from 0", _from_zero),
@@ -134,6 +140,7 @@ MODES = {
     "prepare": Mode(
         "decode and resize the pictures into the cache, for hosts that have only the cache",
         ("config",),
+        ("prune",),
         examples=(f"--config default {_PARTS} --config.data.cache_dir=gs://bucket/prepared",),
     ),
     "import": Mode(
@@ -169,7 +176,8 @@ def overview(program: str) -> str:
             f"\n{program} --help MODE   a mode's flags, with examples (or --mode MODE --help)",
             f"{program} --helpfull    every flag there is, of the libraries too",
             "\nExit status: 0 done; 1 wrong use or nothing to do, the last line says what; 3 "
-            "predict is\ndone, but some pictures could not be read, which predictions.csv names.",
+            "predict is\ndone, but some pictures could not be read, which predictions.csv names; "
+            "130 stopped by Ctrl-C.",
         )
     )
 

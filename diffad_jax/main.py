@@ -8,6 +8,7 @@
 `diffad` is the same program, where the package is installed.
 """
 
+import os
 import sys
 
 from absl import app
@@ -15,17 +16,21 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from configs import schema, stored
-from configs.errors import UserError
+from configs.errors import TOLD_IN_A_LINE
 from diffad_jax import arguments
 
 FLAGS = absl_flags.FLAGS
-# What the user or the machine can mend is told in a line; everything else is ours: a traceback.
-TOLD_IN_A_LINE = (UserError, FloatingPointError, OSError)
+INTERRUPTED = 130  # exit status, as of a shell
 
 
 def run() -> None:
     """Do what the command line says, and exit."""
-    app.run(main, flags_parser=arguments.parse)
+    try:
+        app.run(main, flags_parser=arguments.parse)
+    except KeyboardInterrupt as error:
+        print(f"stopped: {str(error) or 'by Ctrl-C'}", file=sys.stderr)
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # sys.exit would wait for threads that read and write
 
 
 def main(_: list[str]) -> None:
@@ -66,7 +71,7 @@ def _with_jax(mode: str, config: schema.Config) -> int:
     from diffad_jax.runs import processes
 
     with processes.joined(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id):
-        processes.cache_compilations(FLAGS.workdir)
+        processes.cache_compilations()
         if mode == "train":
             from diffad_jax import train
 
@@ -114,13 +119,13 @@ def _before_training(mode: str, config: schema.Config) -> int:
     else:
         from diffad_jax.data_tools import prepare
 
-        prepare.run(config)
+        prepare.run(config, bool(FLAGS.prune))
     return 0
 
 
 def several(category: str) -> bool:
     """Whether `data.category` names more than one: 'all', or a list with commas."""
-    return category == "all" or "," in category
+    return category.strip("/ ") == "all" or "," in category
 
 
 if __name__ == "__main__":

@@ -24,8 +24,23 @@ NAME the path of a picture below the input folder:
     overlays/NAME.png   the map in colours (0 dark, 1 bright: the same in all pictures) over the
                         grey picture, and the boxes
 
-Both tables are called *.partial until all pictures are done. Exit status: 0 all pictures were read,
-1 nothing to do or wrong use (one line says what), 3 some pictures could not be read.
+All of it lies in the folder DIR/predictions.partial until all pictures are done; only then does it
+take the place of what an earlier run wrote, the tables last. A run that dies leaves the earlier
+results whole, and its own in predictions.partial, which the next run begins anew. Files of an
+earlier run about pictures that are gone stay: the tables name what belongs together.
+
+Exit status: 0 all pictures were read, 1 nothing to do or wrong use (one line says what), 3 some
+pictures could not be read, 130 stopped by Ctrl-C. Whatever is called like a picture has a line in
+the tables, and 3 says that any of these lines has an error:
+
+    a file that is no whole picture, or that nobody may read
+    a file with the ending of another format of pictures, such as .heic, .gif, .jp2 or .raw
+    a folder that nobody may read; its name ends in '/'
+
+The last line of the log counts them. No line, and no word, for what nobody misses: hidden files and
+folders, those that systems leave behind (Thumbs.db, __MACOSX, @eaDir, ...), files that are not
+called like pictures (notes.txt), and maps and overlays that a prediction wrote (known by a mark in
+them; other pictures in folders called maps or overlays are read).
 
 A picture is decoded and resized as in training. Its noise follows from the picture alone, so its
 score does not depend on the others, and is what `--mode evaluate` gives for it (to the last bit in
@@ -44,22 +59,23 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 import diffad_jax
 from configs import stored
 from configs.errors import UserError
 from configs.schema import Config
-from diffad_jax.predicting.files import Source, find
+from diffad_jax.predicting.files import MARK, Source, find
 from diffad_jax.predicting.predictor import Predictor
 from diffad_jax.predicting.results import COLUMNS, Prediction, Tables
 from diffad_jax.reporting import drawing
-from diffad_jax.runs import files, folder, sharding
+from diffad_jax.runs import files, folder, lock, sharding
 from diffad_jax.scoring import scorer
 from diffad_jax.scoring.identity import value_of
 from diffad_jax.scoring.threshold import Threshold, read
 from input_pipeline.decoding.pictures import decode_rgb
+from input_pipeline.folders import listing
 
 logger = logging.getLogger(__name__)
 UNREADABLE = 3  # exit status
@@ -79,15 +95,18 @@ def load(
     Args:
       workdir: the run's folder, local or gs://.
       config: by default the run's own; another must be of the same model.
-      threshold: a picture is called defective where its score is at least this; by default what
+      threshold: a picture is called defective where its score, in [0, 1], is at least this; by
+        default what
         `--mode evaluate` stored. It takes the place of the threshold of the score only; where none
         is stored, it also says which pixels belong to a region.
       overrides: dotted keys to change in the run's configuration, such as {"predict.maps": "npy"}.
 
     Raises:
       UserError: no run, no checkpoint, another model's run, scores made in another way than those
-        that the stored threshold was found on, or a process of several hosts.
+        that the stored threshold was found on, a threshold outside of [0, 1], or a process of
+        several hosts.
     """
+    _check_threshold(threshold)
     if jax.process_count() > 1:
         raise UserError(f"predict works on one host, this is one of {jax.process_count()}")
     found = read(workdir)
@@ -147,6 +166,11 @@ def _config(
     return config
 
 
+def _check_threshold(threshold: float | None) -> None:
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"the threshold is {threshold}, but scores lie in [0, 1]")
+
+
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
@@ -161,9 +185,6 @@ def run(
 ) -> int:
     """Judge all pictures that `pattern` means, write the results to `output` (see above).
 
-    Files of an earlier run there are overwritten, those of pictures that are gone stay: the
-    tables name the ones that belong together.
-
     Args:
       workdir: the run's folder, local or gs://.
       pattern: a picture, a folder or a glob pattern, local.
@@ -173,33 +194,57 @@ def run(
       overrides: see `load`.
 
     Returns:
-      How many pictures could not be read.
+      How many pictures could not be read, those of other formats and unreadable folders included.
 
     Raises:
-      UserError: no pictures, no usable output folder, or as `load`.
+      UserError: no pictures, no usable output folder, another prediction writes into it, or as
+        `load`.
+      KeyboardInterrupt: Ctrl-C; says what is done.
     """
-    sources = find(pattern, output)
+    _check_threshold(threshold)
+    sources = find(pattern)
     target = _output_folder(output)
-    model = load(workdir, config, threshold, overrides)
-    counts = dict.fromkeys(("good", "defective", "without verdict", "unreadable"), 0)
-
-    def finish(source: Source, picture, result) -> dict[str, Any]:
-        return _write(target, source, picture, result, model)
-
-    with Tables(target) as tables:
-        rows = model.stream(
-            sources, read=lambda source: decode_rgb(source.path), then=finish, count=len(sources)
-        )
-        # disable=None: a bar on a terminal only.
-        for row in tqdm(rows, total=len(sources), unit="picture", disable=None):
-            tables.write(row)
-            if row["error"]:
-                logger.warning("%s", row["error"])
-            kind = "unreadable" if row["error"] else row["verdict"] or "without verdict"
-            counts[kind] += 1
+    with lock.Hold(target):
+        model = load(workdir, config, threshold, overrides)
+        counts = _judge(sources, target, model)
+    left_out = [(source.path, source.left_out) for source in sources if source.left_out]
     said = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    logger.info("%d pictures: %s -> %s", len(sources), said, target / "predictions.csv")
-    return counts["unreadable"]
+    missed = f"; left out: {listing.told(left_out)}" if left_out else ""
+    count = len(sources) - len(left_out)
+    logger.info("%d pictures: %s%s -> %s", count, said, missed, target / "predictions.csv")
+    return counts["unreadable"] + len(left_out)
+
+
+def _judge(sources: list[Source], target: pathlib.Path, model: Predictor) -> dict[str, int]:
+    """Judge and write all pictures; how many there are of each kind, without what is left out."""
+    counts = dict.fromkeys(("good", "defective", "without verdict", "unreadable"), 0)
+    with Tables(target) as tables:
+
+        def finish(source: Source, picture, result) -> dict[str, Any]:
+            return _write(tables.folder, source, picture, result, model)
+
+        rows = model.stream(sources, read=_read, then=finish, count=len(sources))
+        try:
+            # disable=None: a bar on a terminal only.
+            progress = tqdm(rows, total=len(sources), unit="picture", disable=None)
+            for source, row in zip(sources, progress, strict=True):
+                tables.write(row)
+                if row["error"]:
+                    logger.warning("%s", row["error"])
+                kind = "unreadable" if row["error"] else row["verdict"] or "without verdict"
+                counts[kind] += not source.left_out
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"by Ctrl-C, {sum(counts.values())} of {len(sources)} pictures are in "
+                f"{tables.folder}; what was in {target} is as it was"
+            ) from None
+    return counts
+
+
+def _read(source: Source) -> np.ndarray:
+    if source.left_out:
+        raise UserError(source.problem)
+    return decode_rgb(source.path)
 
 
 def _output_folder(output: str | os.PathLike) -> pathlib.Path:
@@ -255,5 +300,7 @@ def _encoded(anomaly_map: np.ndarray, kind: str) -> bytes:
 
 def _png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "png")
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text(*MARK)
+    Image.fromarray(array).save(buffer, "png", pnginfo=mark)
     return buffer.getvalue()

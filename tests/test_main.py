@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import configs
+from configs.errors import UserError
 from diffad_jax import arguments, flags
 from diffad_jax.method import optim, train_state
 from diffad_jax.runs import checkpoint, folder
@@ -81,6 +82,7 @@ class TestHelp:
     @pytest.mark.parametrize("name", flags.MODES)
     def test_examples_are_accepted(self, name, monkeypatch):
         monkeypatch.setattr(arguments, "own_config", lambda workdir: f"own:{workdir}")
+        monkeypatch.setattr(arguments, "check_config", lambda *_: None)
         for example in flags.MODES[name].examples:
             words = example.replace("'", "").split()
             arguments.arguments(["main.py", "--mode", name, *words])
@@ -163,11 +165,28 @@ def test_unusable_pictures_are_one_line(tmp_path):
             "--config=configs/schema.py --workdir=a",
             "configs/schema.py is no configuration: it has no get_config()",
         ),
+        ("--config=test --workdir=", "--workdir is empty: give --workdir DIR"),
+        ("--mode compare --workdir a --output= ", "--output is empty: give --output PATH"),
+        ("--config= --workdir=a", "--config is empty: give --config FILE"),
+        (
+            "--config=test --workdir=a --config.seed",
+            "--config.seed needs a value: --config.seed=VALUE",
+        ),
+        (
+            "--config=configs/small.py:bottle --workdir=a",
+            "the get_config() of configs/small.py takes no argument: give "
+            "--config=configs/small.py without :bottle",
+        ),
+        (
+            "--config=configs/stored.py --workdir=a",
+            "the get_config() of configs/stored.py needs an argument: give "
+            "--config=configs/stored.py:ARGUMENT",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_arguments(words, line, monkeypatch):
     monkeypatch.chdir(folders.REPOSITORY)
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(UserError) as raised:
         arguments.arguments(["main.py", *words.split()])
     assert str(raised.value) == line
 
@@ -176,7 +195,7 @@ def test_what_is_wrong_with_the_arguments(words, line, monkeypatch):
     ("words", "line"),
     [
         ("--mode predict --workdir no", "--mode predict needs --input PICTURES and --output PATH"),
-        ("--config=test --workdir", "Missing value for flag --workdir"),
+        ("--config=test --workdir", "--workdir is empty: give --workdir DIR"),
         ("--config=test --workdir=a --workers=-1", "flag --workers=-1: -1 is not a non-negative"),
         ("--config=stored:no --workdir=a", "no holds no run: no/config.json does not exist"),
         ("--mode=predict --workdir=no --input=a --output=b", "no holds no run: no/config.json"),
@@ -190,47 +209,6 @@ def test_mistakes_answer_at_once_and_in_a_line(words, line):
     assert result.stderr.startswith(f"error: {line}")
 
 
-class TestConfigurations:
-    """--config is a path as given, else a packaged configuration."""
-
-    @pytest.mark.parametrize("name", ["default", "default.py", "configs/default.py"])
-    def test_packaged(self, name, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        assert arguments.config_path(name) == str(PACKAGED / "default.py")
-
-    @pytest.mark.parametrize("name", ["default", "default.py", "configs/default"])
-    def test_of_the_working_directory_first(self, name, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        for file in ("default.py", "configs/default.py"):
-            (tmp_path / file).parent.mkdir(exist_ok=True)
-            (tmp_path / file).write_text("def get_config(): ...")
-        (tmp_path / "default").mkdir()  # a folder is no configuration
-        assert arguments.config_path(name) == f"{name.removesuffix('.py')}.py"
-
-    def test_argument_is_kept(self):
-        stored = str(PACKAGED / "stored.py")
-        assert arguments.config_path("stored:gs://b/run") == f"{stored}:gs://b/run"
-
-    @pytest.mark.parametrize("name", ["", ".", "other/default.py", "default.json", "__init__"])
-    def test_another_path_means_what_it_says(self, name, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(ValueError, match=r"configuration"):
-            arguments.config_path(name)
-
-    @pytest.mark.parametrize("words", [["--config", "test"], ["-config=test"]])
-    def test_overrides_may_come_first(self, words):
-        before, after = ["--config.seed=1", "--workdir", "w"], ["--config.data.root", "r"]
-        expected = ["main.py", f"--config={PACKAGED / 'test.py'}", *before, *after]
-        assert arguments.arguments(["main.py", *before, *words, *after]) == expected
-
-    def test_the_run_s_own_is_the_default_of_a_finished_run(self, monkeypatch):
-        monkeypatch.setattr(arguments, "own_config", lambda workdir: f"own:{workdir}")
-        words = ["main.py", "--mode=evaluate", "--workdir=a", "--workdir=b"]
-        assert arguments.arguments(words) == ["main.py", "--config=own:b", *words[1:]]
-        given = [*words, "--config=test"]
-        assert arguments.arguments(given)[1] == f"--config={PACKAGED / 'test.py'}"
-
-
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -240,7 +218,6 @@ class TestConfigurations:
             "a/b: No such file or directory",
         ),
         (OSError("the disk is full"), "the disk is full"),
-        (ValueError("in:\n\nTraceback (most recent call last):\n  x\nValueError: a: b\n"), "a: b"),
     ],
 )
 def test_an_error_is_one_line(error, line):
@@ -276,6 +253,40 @@ def test_predict_gets_what_was_asked_for_and_no_more(words, told, tmp_path):
     result = folders.call(command, tmp_path / "compiled")
     assert result.returncode == 3, result.stderr
     assert result.stdout == f"{tmp_path} a b {told}\n"
+
+
+@pytest.mark.parametrize("said", ["", "by Ctrl-C, 3 of 9 pictures are in out/predictions.partial"])
+def test_ctrl_c_is_one_line(said, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(helpers.parsed().to_dict()))
+    stopped = STAND_IN.replace("    return 2", f"    raise KeyboardInterrupt({said!r})")
+    result = folders.call(
+        [sys.executable, "-c", stopped, f"--workdir={tmp_path}"], tmp_path / "compiled"
+    )
+    assert (result.returncode, result.stderr) == (130, f"stopped: {said or 'by Ctrl-C'}\n")
+
+
+def test_mistakes_of_ours_keep_their_traceback(tmp_path):
+    """Those of NumPy and of our own checks alike; only a UserError is a line."""
+    (tmp_path / "config.json").write_text(json.dumps(helpers.parsed().to_dict()))
+    broken = STAND_IN.replace("    return 2", "    raise ValueError('shapes (2,) (3,)')")
+    result = folders.call(
+        [sys.executable, "-c", broken, f"--workdir={tmp_path}"], tmp_path / "compiled"
+    )
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr and result.stderr.endswith("ValueError: shapes (2,) (3,)\n")
+
+
+def test_in_the_arguments_too(monkeypatch):
+    """A ValueError that is none of the user's is not told as one."""
+
+    def broken(argv):
+        raise ValueError("ours")
+
+    monkeypatch.setattr(flags, "define", lambda: None)
+    monkeypatch.setattr(arguments, "arguments", broken)
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(ValueError, match=r"^ours$"):
+        arguments.parse(["main.py"])
 
 
 def finished_run(root):

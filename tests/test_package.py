@@ -8,6 +8,7 @@ import tomllib
 import zipfile
 
 import pytest
+from packaging import requirements, version
 
 import diffad_jax
 from tests.support.folders import REPOSITORY
@@ -91,3 +92,21 @@ def test_works_from_any_folder(wheel, tmp_path):
         check = ("--mode=check", f"--config={name}", "--config.data.root=nowhere")
         code, _, err = installed("-c", script, *check, "--config.data.category=all")
         assert (code, err) == (1, "error: no such folder: nowhere\n")
+
+
+@pytest.mark.parametrize("pins", ["constraints-py311.txt", "constraints-py313.txt"])
+def test_what_was_tested_is_what_is_required(pins):
+    """Every requirement has its tested version, within its bounds, and the Python is named."""
+    lines = (REPOSITORY / pins).read_text().splitlines()
+    pinned = dict(line.replace("_", "-").lower().split("==") for line in lines)
+    for source in ("requirements.txt", "requirements-dev.txt"):
+        for line in (REPOSITORY / source).read_text().splitlines():
+            if line.startswith(("#", "-r")):
+                continue
+            needed = requirements.Requirement(line.split(" #")[0])
+            if needed.marker is None or needed.marker.evaluate():
+                tested = pinned[needed.name.replace("_", "-").lower()]
+                assert needed.specifier.contains(tested), f"{needed}: {pins} has {tested}"
+    python = version.Version(f"3.{pins[len('constraints-py3') : -len('.txt')]}")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert f"Programming Language :: Python :: {python}" in project["classifiers"]

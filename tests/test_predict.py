@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.errors import UserError
 from diffad_jax import evaluate, predict
 from diffad_jax.method import optim, steps, train_state
 from diffad_jax.predicting import results
 from diffad_jax.runs import checkpoint, folder
 from diffad_jax.scoring import scorer, threshold
-from input_pipeline.decoding import pictures
+from input_pipeline.decoding import resizing
 from tests.support import folders, helpers, odd_pictures, toy_model
 
 SIZE = 32  # px, of the model
@@ -147,7 +148,7 @@ def test_cropped_and_padded_pictures_are_judged_as_in_training(model):
     np.testing.assert_allclose(cropped(picture).anomaly_map[:, 15:55], middle.anomaly_map)
     assert not cropped(picture).anomaly_map[:, :15].any()
     np.testing.assert_array_equal(cropped(picture).reconstruction[:, 55:], picture[:, 55:])
-    square = pictures.resize_picture(picture, SIZE, model.config.data.resize, "pad")
+    square = resizing.resize_picture(picture, SIZE, model.config.data.resize, "pad")
     assert padded(picture).score == pytest.approx(model(square).score, abs=1e-6)
     assert padded(picture).anomaly_map.shape == (40, 70)
 
@@ -184,7 +185,7 @@ def test_the_three_lines(run, model):
     ],
 )
 def test_what_is_no_picture_is_a_clear_error(model, picture, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         model(picture)
 
 
@@ -260,33 +261,6 @@ def test_maps_as_npy(run, model, monkeypatch, tmp_path):
     np.testing.assert_array_equal(stored, model(picture).anomaly_map)
 
 
-def test_a_killed_run_leaves_whole_lines(run, model, shared, monkeypatch, tmp_path):
-    """Told apart from a finished one; the same command then does all of it."""
-    _, folder, category = run
-    predict.run(folder, category / "test/good", tmp_path)
-    complete = (tmp_path / "predictions.csv").read_bytes()
-    original = results.Tables.write
-
-    def killed(self, row):
-        if row["picture"] == "006.png":
-            raise KeyboardInterrupt
-        original(self, row)
-
-    monkeypatch.setattr(results.Tables, "write", killed)
-    with pytest.raises(KeyboardInterrupt):
-        predict.run(folder, category / "test/good", tmp_path)
-    assert not (tmp_path / "predictions.csv").exists()
-    assert [r["picture"] for r in lines(tmp_path / "predictions.jsonl.partial")] == [
-        *("000.png", "002.png", "004.png")
-    ]
-    assert complete.startswith((tmp_path / "predictions.csv.partial").read_bytes())
-    monkeypatch.undo()
-    monkeypatch.setattr(predict, "load", lambda *_: model)
-    predict.run(folder, category / "test/good", tmp_path)
-    assert (tmp_path / "predictions.csv").read_bytes() == complete
-    assert not list(tmp_path.glob("*.partial"))
-
-
 def test_without_a_threshold(run, model, monkeypatch, tmp_path, caplog):
     _, folder, category = run
     monkeypatch.setattr(scorer, "restored", lambda *_: model._model)
@@ -309,22 +283,22 @@ def test_without_a_threshold(run, model, monkeypatch, tmp_path, caplog):
 
 def test_unusable_runs(run, tmp_path):
     config, workdir, category = run
-    with pytest.raises(ValueError, match=r"holds no run: .*config\.json does not exist"):
+    with pytest.raises(UserError, match=r"holds no run: .*config\.json does not exist"):
         predict.load(tmp_path)
     folder.claim(tmp_path, config)
-    with pytest.raises(ValueError, match="no checkpoint in"):
+    with pytest.raises(UserError, match="no checkpoint in"):
         predict.load(tmp_path)
     other = helpers.parsed(model__segmentation_base=4)
-    with pytest.raises(ValueError, match=r"model\.segmentation_base was 2, is now 4"):
+    with pytest.raises(UserError, match=r"model\.segmentation_base was 2, is now 4"):
         predict.load(workdir, other)
     values = json.loads((workdir / "config.json").read_text())
     del values["evaluate"]["draws"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"missing config key evaluate\.draws; give --config"):
+    with pytest.raises(UserError, match=r"missing config key evaluate\.draws; give --config"):
         predict.load(tmp_path)
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", "gs://bucket/out"):
-        with pytest.raises(ValueError, match=r"(file|out) cannot be the output folder"):
+        with pytest.raises(UserError, match=r"(file|out) cannot be the output folder"):
             predict.run(workdir, category, output)
 
 

@@ -1,31 +1,46 @@
 """Which pictures are meant by `--input`, and what each is called in the output folder."""
 
 import dataclasses
-import functools
 import glob
 import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from configs.errors import UserError
 from input_pipeline.decoding.pictures import EXTENSIONS
+from input_pipeline.folders import listing
 
-# Sub-folders of an output folder that hold pictures: never read as input again.
+# Sub-folders of an output folder. A picture in a folder called so that bears our mark is a result,
+# never read as input again; any other is a picture like all.
 RESULTS = ("maps", "overlays")
-# Any of these marks a folder as an output folder; the last two while it is being written.
-TABLES = ("predictions.csv", "predictions.jsonl")
-PARTIAL = ".partial"
+MARK = ("Software", "diffad_jax")  # a text in our PNG files
+_MARKED = b"tEXt" + "\0".join(MARK).encode()
 _LONGEST = 200  # bytes of a file name of ours; most file systems take 255
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Source:
-    """A picture file and its name: the path below the input folder, with forward slashes."""
+    """A picture file and its name: the path below the input folder, with forward slashes.
+
+    left_out: why it is not read, in a word or two ('.heic'); '' for a picture. Of a folder that
+    cannot be read, the name ends in a slash.
+    """
 
     name: str
     path: pathlib.Path
+    left_out: str = ""
+
+    @property
+    def problem(self) -> str:
+        """Why it is not read, in a sentence."""
+        if self.left_out == listing.UNREADABLE:
+            return f"{self.path} cannot be read as a folder: give the right to, or leave it out"
+        return (
+            f"{self.path} cannot be read as a picture: {self.left_out} is none of the formats "
+            f"that are read ({' '.join(EXTENSIONS)})"
+        )
 
     def output(self, suffix: str) -> str:
         """Relative path of a file about this picture: the whole name and one more suffix.
@@ -41,12 +56,22 @@ class Source:
         return f"{folder}/{file}{suffix}" if folder else file + suffix
 
 
-def find(pattern: str | os.PathLike, output: str | os.PathLike) -> list[Source]:
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The pictures that are meant, sorted by name, and what was left out of them, with why."""
+
+    sources: list[Source]
+    left_out: list[tuple[pathlib.Path, str]]
+
+
+def find(pattern: str | os.PathLike) -> list[Source]:
     """The pictures of a file, a folder with all below it, or a glob pattern, local; sorted by name.
 
-    Of folders and patterns, only files with a picture's extension count; hidden files and
-    folders do not, nor what an earlier prediction wrote (into `output` or elsewhere). A pattern may
-    have ** for any folders; a folder that it matches is searched like a folder.
+    Of folders and patterns, only files with a picture's extension count. Those with that of another
+    format of pictures are there as `left_out`, and so are folders that cannot be read. Hidden
+    files, what systems leave in folders (`listing.is_junk`), other files, and what an earlier
+    prediction wrote are not there. A pattern may have ** for any folders; a folder that it matches
+    is searched like a folder.
 
     Raises:
       UserError: there is no such file or folder, no match, or no picture.
@@ -55,75 +80,88 @@ def find(pattern: str | os.PathLike, output: str | os.PathLike) -> list[Source]:
     if not text:
         raise UserError("no input: give a picture, a folder of pictures, or a glob pattern")
     if os.path.isdir(text):
-        base, files = text, _walk(text)
+        base, found = text, listing.walk(text, recursive=True)
     elif os.path.exists(text):
-        base, files = os.path.dirname(text), iter([text])
+        base, found = os.path.dirname(text), listing.Listing([pathlib.Path(text)])
     elif glob.has_magic(text):
-        base, files = _base(text), _matches(text)
+        base, tail = _base(text)
+        found = _matches(base, tail)
     else:
         where = " (input is read from local folders only)" if "://" in text else ""
         raise UserError(f"no such file or folder: {text}{where}")
-    base, output = os.path.abspath(base), os.path.realpath(output)
-    is_output = functools.cache(lambda folder: _is_output(folder, output))
-    named = {os.path.relpath(os.path.abspath(file), base): file for file in files}
-    sources = [
-        Source(name.replace(os.sep, "/"), pathlib.Path(file))
-        for name, file in named.items()
-        if not _is_result(base, name, is_output)
-    ]
-    if not sources:
-        raise UserError(f"no pictures: {text} has no file in {' '.join(EXTENSIONS)}")
-    return sorted(sources)
+    base = os.path.abspath(base)
+    sources = {
+        source.name: source
+        for path, left_out in [*((path, "") for path in found.pictures), *found.left_out]
+        if not _is_result(source := _source(base, path, left_out))
+    }
+    if all(source.left_out for source in sources.values()):
+        missed = listing.told([(s.path, s.left_out) for s in sources.values()])
+        raise UserError(
+            f"no pictures: {text} has no file in {' '.join(EXTENSIONS)}"
+            + (f"; left out: {missed}" if missed else "")
+        )
+    return sorted(sources.values())
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """Picture files below a folder, links to folders followed, each folder once."""
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(parent, name) for name in files if _is_picture(name))
+def _source(base: str, path: pathlib.Path, left_out: str) -> Source:
+    name = os.path.relpath(os.path.abspath(path), base).replace(os.sep, "/")
+    return Source(f"{name}/" if left_out == listing.UNREADABLE else name, path, left_out)
 
 
-def _matches(pattern: str) -> Iterator[str]:
-    """Picture files that a pattern matches, and those below the folders it matches."""
-    for match in glob.iglob(pattern, recursive=True):
-        if os.path.isdir(match):
-            # ** already gives what lies below, also the folders.
-            if "**" not in pattern:
-                yield from _walk(match)
-        elif _is_picture(os.path.basename(match)):
-            yield match
-
-
-def _base(pattern: str) -> str:
-    """The folders of a pattern before its first wildcard."""
+def _base(pattern: str) -> tuple[str, tuple[str, ...]]:
+    """The folders of a pattern before its first wildcard, and the parts from there on."""
     parts = pathlib.PurePath(pattern).parts
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     if ".." in parts[first:]:
         raise UserError(f"{pattern} has '..' after a wildcard: name the folder from above")
-    return os.path.join(*parts[:first]) if first else ""
+    return (os.path.join(*parts[:first]) if first else ""), parts[first:]
 
 
-def _is_picture(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+def _matches(base: str, tail: tuple[str, ...]) -> listing.Listing:
+    """What a pattern matches, and what lies in the folders it matches or would search."""
+    found = listing.Listing()
+    for path in _glob(base, tail):
+        if not path.is_dir():
+            found.add(path)
+        elif "**" not in tail:  # which gives what lies below folders, too
+            below = listing.walk(path, recursive=True)
+            found.pictures += below.pictures
+            found.left_out += below.left_out
+    for count in range(len(tail) + ("**" in tail)):
+        for path in _glob(base, tail[:count]):
+            if path.is_dir() and not _opens(path):
+                found.left_out.append((path, listing.UNREADABLE))
+    return found
 
 
-def _is_result(base: str, name: str, is_output: Callable[[str], bool]) -> bool:
-    """Whether a file below `base` lies in the maps or overlays of an output folder."""
-    parts = name.split(os.sep)[:-1]
-    return any(
-        part in RESULTS and is_output(os.path.join(base, *parts[:i]))
-        for i, part in enumerate(parts)
-    )
+def _glob(base: str, tail: tuple[str, ...]) -> Iterator[pathlib.Path]:
+    """What a pattern matches, outside of hidden folders and those of systems."""
+    # A folder called [1] is no wildcard.
+    for match in glob.iglob(os.path.join(glob.escape(base), *tail), recursive=True):
+        parts = pathlib.PurePath(os.path.relpath(match, base or ".")).parts
+        if not any(part not in (".", "..") and listing.is_junk(part) for part in parts):
+            yield pathlib.Path(match)
 
 
-def _is_output(folder: str, output: str) -> bool:
-    tables = [table + suffix for table in TABLES for suffix in ("", PARTIAL)]
-    return os.path.realpath(folder) == output or any(
-        os.path.exists(os.path.join(folder, table)) for table in tables
-    )
+def _opens(folder: pathlib.Path) -> bool:
+    try:
+        os.scandir(folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def _is_result(source: Source) -> bool:
+    """Whether a prediction wrote this file, into the maps or overlays of an output folder."""
+    folders, path = source.name.split("/")[:-1], source.path
+    if not set(folders) & set(RESULTS):
+        return False
+    if source.left_out == ".npy" and "maps" in folders:  # it has no mark, but its overlay has
+        maps = path.parents[folders[::-1].index("maps")]
+        path = maps.with_name("overlays") / path.relative_to(maps).with_suffix(".png")
+    try:
+        with open(path, "rb") as opened:
+            return _MARKED in opened.read(256)
+    except OSError:
+        return False

@@ -18,7 +18,8 @@ from configs.schema import Config
 from diffad_jax.predicting import tiles
 from diffad_jax.predicting.results import Prediction, find_boxes
 from diffad_jax.scoring.scorer import Scorer
-from input_pipeline.decoding.pictures import decode_rgb, resize_picture, window
+from input_pipeline.decoding.pictures import decode_rgb
+from input_pipeline.decoding.resizing import resize_picture, window
 
 Picture = np.ndarray | os.PathLike | str
 Item = TypeVar("Item")

@@ -5,14 +5,15 @@ import csv
 import dataclasses
 import json
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Float32, UInt8
 
-from diffad_jax.predicting.files import PARTIAL, TABLES
-
+TABLES = ("predictions.csv", "predictions.jsonl")
+PARTIAL = "predictions.partial"  # a folder in the output folder
 COLUMNS = (
     "picture",
     "score",
@@ -86,22 +87,28 @@ def find_boxes(anomaly_map: Float32[np.ndarray, "h w"], threshold: float | None)
 class Tables:
     """predictions.csv and predictions.jsonl of an output folder: a line a picture, in order.
 
-    While they grow they are called predictions.csv.partial and predictions.jsonl.partial, and every
-    line is whole on disk before the next picture. Leaving the context without an error gives them
-    their names. Those of an earlier run are removed on entering, because its maps are overwritten.
+    While they grow, they and the files that they name lie in the folder predictions.partial in it,
+    and every line is whole on disk before the next picture. Leaving the context without an error
+    moves all of that to its place, the tables last: until then what an earlier run wrote is whole.
+
+    Attributes:
+      folder: where the files go that the tables name.
     """
 
-    def __init__(self, folder: pathlib.Path):
-        self._paths = [folder / name for name in TABLES]
+    def __init__(self, output: pathlib.Path):
+        self._output, self.folder = output, output / PARTIAL
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Tables":
+        if self.folder.exists():  # of a run that did not end
+            shutil.rmtree(self.folder)
+        self.folder.mkdir()
         files = []
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-            partial = path.with_name(path.name + PARTIAL)
+        for name in TABLES:
             # A file name on disk need not be valid Unicode; its odd bytes are then shown, not lost.
-            file = partial.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            file = (self.folder / name).open(
+                "w", encoding="utf-8", errors="backslashreplace", newline=""
+            )
             files.append(self._stack.enter_context(file))
         self._csv, self._jsonl = files
         self._writer = csv.DictWriter(self._csv, COLUMNS, lineterminator="\n")
@@ -118,5 +125,10 @@ class Tables:
     def __exit__(self, kind, *_) -> None:
         self._stack.close()
         if kind is None:
-            for path in self._paths:
-                path.with_name(path.name + PARTIAL).replace(path)
+            tables = [self.folder / name for name in TABLES]
+            files = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
+            for path in (*(path for path in files if path not in tables), *tables):
+                place = self._output / path.relative_to(self.folder)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+            shutil.rmtree(self.folder)

@@ -31,6 +31,7 @@ MEANINGS = {
     "step": "training step of the checkpoint",
     "seed": "the noise follows from it and from the picture",
     "compute_dtype": "number format that the networks compute in",
+    "matmul_precision": "precision of products of float32 numbers",
     "guidance_weight": "how strongly the noisier pass guides the repainting of the less noisy one",
     "checkpoint": "last: the newest; best: the one that did best on the test pictures",
     "weights": "ema: a running average over the training steps; raw: as the last step left them",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import default, quickstart, schema, small, test
+from configs.errors import UserError
 from diffad_jax.method import optim
 from tests.support import goldens_io, helpers
 
@@ -47,7 +48,7 @@ def test_every_configuration_is_valid(source):
         ({"segmentation_optim__half_period": 0}, "segmentation_optim.half_period=0 1 step"),
         ({"unet_optim__warmup_steps": -1}, "unet_optim.warmup_steps=-1 at least 0 steps"),
         ({"unet_optim__weight_decay": -0.1}, "unet_optim.weight_decay=-0.1 at least 0"),
-        ({"data__root": ""}, "data.root='' the folder that holds the categories"),
+        ({"data__root": ""}, "data.root='' must be the path of a folder"),
         ({"data__normal_share": 1.5}, "data.normal_share=1.5 must be in [0, 1]"),
         ({"data__blend_min": 0.9}, "data.blend_min data.blend_max 0.9, 0.8"),
         ({"data__holdout": 1.0}, "data.holdout=1.0 must be -1 or in [0, 1)"),
@@ -70,7 +71,7 @@ def test_every_configuration_is_valid(source):
     ],
 )
 def test_impossible_values_are_named_with_their_numbers(changes, words):
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(UserError) as raised:
         helpers.parsed(**changes)
     message = str(raised.value)
     assert "\n" not in message
@@ -81,30 +82,31 @@ def test_impossible_values_are_named_with_their_numbers(changes, words):
 def test_unknown_missing_and_mistyped_keys():
     config = test.get_config()
     config.train.stepz = 3
-    with pytest.raises(ValueError, match=r"^unknown config key train\.stepz.*train\.steps\?$"):
+    with pytest.raises(UserError, match=r"^unknown config key train\.stepz.*train\.steps\?$"):
         schema.parse(config)
     config = test.get_config()
     config.segmentation_optimizer = {}
-    with pytest.raises(ValueError, match="segmentation_optimizer: did you mean segmentation_optim"):
+    with pytest.raises(UserError, match="segmentation_optimizer: did you mean segmentation_optim"):
         schema.parse(config)
     config = test.get_config()
     del config.loss.focal_gamma
-    with pytest.raises(ValueError, match=r"missing config key loss\.focal_gamma"):
+    with pytest.raises(UserError, match=r"missing config key loss\.focal_gamma"):
         schema.parse(config)
     for key, value, kind in (
-        ("steps", "many", "a whole number"),
-        ("steps", 2.5, "a whole number"),
-        ("steps", True, "a whole number"),
-        ("ema_decay", "a", "a finite number"),
+        ("steps", "many", "a whole number of 32 bits"),
+        ("steps", 2.5, "a whole number of 32 bits"),
+        ("steps", True, "a whole number of 32 bits"),
+        ("deterministic", 1, "true or false"),
+        ("ema_decay", "a", r"a finite number \(of float32\)"),
         ("keep_best", 3, "text"),
         ("profile_steps", "12", "a tuple"),
     ):
         config = test.get_config().to_dict()
         config["train"][key] = value
-        with pytest.raises(ValueError, match=rf"^train\.{key}={value!r} must be {kind}$"):
+        with pytest.raises(UserError, match=rf"^train\.{key}={value!r} must be {kind}$"):
             schema.parse(schema.ml_collections.ConfigDict(config))
     config = test.get_config().to_dict() | {"train": 3}
-    with pytest.raises(ValueError, match=r"^train=3 must be a section of keys$"):
+    with pytest.raises(UserError, match=r"^train=3 must be a section of keys$"):
         schema.parse(schema.ml_collections.ConfigDict(config))
 
 
@@ -115,21 +117,22 @@ def test_every_measure_can_be_the_one_whose_best_is_kept(measure):
 
 def test_check_key():
     schema.check_key("train.steps")
-    schema.check_key("model.unet_multipliers[0]")
-    with pytest.raises(ValueError, match=r"train\.stepz: did you mean train\.steps"):
+    with pytest.raises(UserError, match=r"train\.stepz: did you mean train\.steps"):
         schema.check_key("train.stepz")
-    with pytest.raises(ValueError, match="trian: did you mean train"):
+    with pytest.raises(UserError, match=r"multipliers\[0\]: did you mean model\.unet_multipliers"):
+        schema.check_key("model.unet_multipliers[0]")
+    with pytest.raises(UserError, match="trian: did you mean train"):
         schema.check_key("trian.steps")
-    with pytest.raises(ValueError, match=r"seed\.x: seed is a key, not a section"):
+    with pytest.raises(UserError, match=r"seed\.x: seed is a key, not a section"):
         schema.check_key("seed.x")
-    with pytest.raises(ValueError, match=r"predict is a section: .* tile_overlap, maps$"):
+    with pytest.raises(UserError, match=r"predict is a section: .* tile_overlap, maps$"):
         schema.check_key("predict")
 
 
 def test_only_a_near_key_is_suggested():
-    with pytest.raises(ValueError, match=r"^unknown config key jpg: there are seed, model, .*pred"):
+    with pytest.raises(UserError, match=r"^unknown config key jpg: there are seed, model, .*pred"):
         schema.check_key("jpg")
-    with pytest.raises(ValueError, match=r"^unknown config key predict\.batch: there are tile_ov"):
+    with pytest.raises(UserError, match=r"^unknown config key predict\.batch: there are tile_ov"):
         schema.check_key("predict.batch")
 
 

@@ -5,7 +5,11 @@ import pathlib
 
 import pytest
 
+from configs.errors import UserError
 from diffad_jax.predicting import files
+from input_pipeline.folders import listing
+
+MARKED = b"\x89PNG" + b"tEXtSoftware\0diffad_jax"
 
 
 @pytest.fixture
@@ -22,14 +26,35 @@ def tree(tmp_path):
     return make
 
 
-def found(pattern, output="nowhere"):
-    return [source.name for source in files.find(pattern, output)]
+def found(pattern):
+    return [source.name for source in files.find(pattern) if not source.left_out]
+
+
+def left_out(pattern):
+    return {source.name: source.left_out for source in files.find(pattern) if source.left_out}
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Folders of these names cannot be read, whoever asks (root may read all)."""
+
+    def close(*names):
+        scan = os.scandir
+
+        def refuse(path="."):
+            if os.path.basename(os.path.abspath(os.fspath(path))) in names:
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+
+    return close
 
 
 def test_a_folder_with_all_in_it_sorted(tree):
     root = tree("b/2.png", "b/10.JPG", "a.tiff", "c.txt", ".d.png", ".e/f.png", "b/g/h.webp", "i")
     assert found(root) == found(f"{root}/") == ["a.tiff", "b/10.JPG", "b/2.png", "b/g/h.webp"]
-    assert next(s.path for s in files.find(root, "x")) == root / "a.tiff"
+    assert next(s.path for s in files.find(root)) == root / "a.tiff"
 
 
 def test_one_file_whatever_it_is_called(tree):
@@ -51,32 +76,72 @@ def test_patterns(tree, monkeypatch):
     monkeypatch.chdir(root / "x1")
     assert found("*.jpg") == ["b.jpg"]
     assert found("../x2/*.png") == ["a.png"] and found("..")[1] == "x1/a.png"
-    with pytest.raises(ValueError, match=r"has '\.\.' after a wildcard"):
+    with pytest.raises(UserError, match=r"has '\.\.' after a wildcard"):
         found("../x*/../y/a.png")
 
 
 @pytest.mark.parametrize("name", ["", "no", "no/*.png", "empty", "words", "words/*.txt"])
 def test_nothing_to_read_is_an_error(tree, name):
     root = tree("words/a.txt", "empty/.hidden.png")
-    with pytest.raises(ValueError, match=r"no input|no such file|no pictures"):
+    with pytest.raises(UserError, match=r"no input|no such file|no pictures"):
         found(str(root / name) if name else "")
 
 
-def test_what_was_written_is_not_read(tree, tmp_path):
-    root = tree("a.png", "out/maps/a.png.png", "out/overlays/a.png.png", "out/own.png")
-    ours = ["a.png", "out/own.png"]
-    theirs = ["a.png", "out/maps/a.png.png", "out/overlays/a.png.png", "out/own.png"]
-    assert found(root, root / "out") == ours
-    assert found(f"{root}/**", root / "out") == ours
-    assert found(root, root / "other") == theirs  # folders that happen to be called so
-    tree("out/predictions.jsonl.partial")  # of another run, that was killed
-    assert found(root, root / "other") == ours
-    tree("predictions.csv", "overlays/a.png.png")
-    assert found(root, root) == ours
-    link = tmp_path.parent / f"{tmp_path.name}-link"
-    link.symlink_to(root / "out")
-    (root / "out/predictions.jsonl.partial").unlink()
-    assert found(root, link) == ours
+def test_what_was_written_is_not_read(tree):
+    """By its mark, wherever it is: a folder of the user's may be called maps as well."""
+    root = tree(
+        "a.png", "maps/b.png", "out/maps/x/c.png.png", "out/overlays/x/c.png.png", "out/d.png"
+    )
+    everything = [
+        "a.png",
+        "maps/b.png",
+        "out/d.png",
+        "out/maps/x/c.png.png",
+        "out/overlays/x/c.png.png",
+    ]
+    assert found(root) == everything
+    for name in ("maps", "overlays"):
+        (root / f"out/{name}/x/c.png.png").write_bytes(MARKED)
+    (root / "out/maps/x/c.png.png").rename(root / "out/maps/x/c.png.npy")
+    tree("out/maps/x/own.npy")
+    ours = ["a.png", "maps/b.png", "out/d.png"]
+    assert found(root) == found(f"{root}/**") == found(f"{root}/*") == ours
+    assert left_out(root) == {"out/maps/x/own.npy": ".npy"}
+    assert found(root / "out/overlays") == ["x/c.png.png"]  # where just these are asked for
+
+
+OTHERS = (".heic", ".GIF", ".jp2", ".raw", ".avif", ".dng", ".svg")
+
+
+@pytest.mark.parametrize("pattern", ["", "/*", "/**", "/**/*"])
+def test_what_looks_like_a_picture_is_never_left_out_silently(tree, closed, pattern):
+    names = [f"sub/x{ending}" for ending in OTHERS]
+    root = tree("sub/a.png", *names, "b.png", "shut/c.png", "sub/deep/shut/d.png")
+    closed("shut")
+    assert found(f"{root}{pattern}") == ["b.png", "sub/a.png"]
+    expected = {name: pathlib.Path(name).suffix.lower() for name in names}
+    shut = dict.fromkeys(("shut/", "sub/deep/shut/"), listing.UNREADABLE)
+    assert left_out(f"{root}{pattern}") == expected | shut
+    problems = [source.problem for source in files.find(f"{root}{pattern}") if source.left_out]
+    assert len(set(problems)) == len(expected) + 2
+    assert all(problem.startswith(str(root)) and "\n" not in problem for problem in problems)
+    assert left_out(f"{root}/*.png") == {}
+    assert found(f"{root}/*/a.png") == ["sub/a.png"]
+    assert left_out(f"{root}/*/a.png") == {"shut/": listing.UNREADABLE}  # it may hold one
+
+
+@pytest.mark.parametrize("pattern", ["", "/*", "/**", "/**/*.png"])
+def test_what_nobody_misses(tree, pattern):
+    junk = (".DS_Store", "Thumbs.db", "._a.png", "notes.txt", "README", "model.pt", ".cache/x.png")
+    folders = ("__MACOSX/a.png", "@eaDir/a.png/SYNO.png", "#recycle/b.png", "$RECYCLE.BIN/b.png")
+    root = tree("a.png", *junk, *folders)
+    assert found(f"{root}{pattern}") == ["a.png"] and left_out(f"{root}{pattern}") == {}
+
+
+def test_only_other_formats_are_an_error_that_counts_them(tree):
+    root = tree("a.heic", "b.heic", "c.gif", "notes.txt")
+    with pytest.raises(UserError, match=r"no file in \.png .*; left out: 1 \.gif, 2 \.heic$"):
+        files.find(root)
 
 
 def test_links_are_followed_once(tree):

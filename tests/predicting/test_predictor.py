@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffad_jax.predicting import predictor, results
-from input_pipeline.decoding import pictures
+from input_pipeline.decoding import resizing
 
 
 def bilinear(values, height, width):
@@ -40,7 +40,7 @@ def test_what_the_square_shows_comes_back_to_its_place(fit, size):
     y, x = np.mgrid[: size[0], : size[1]]
     waves = 128 + 60 * np.sin(y / size[0] * 5 + 1) + 60 * np.cos(x / size[1] * 4)
     picture = np.repeat(waves.astype(np.uint8)[..., None], 3, axis=-1)
-    square = pictures.resize_picture(picture, 64, "antialias", fit)
+    square = resizing.resize_picture(picture, 64, "antialias", fit)
     nothing = np.full_like(picture, 0)
     back = predictor.put_back(square, nothing, fit)
     shown = back.max(-1) > 0
