@@ -56,14 +56,6 @@ class Source:
         return f"{folder}/{file}{suffix}" if folder else file + suffix
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """The pictures that are meant, sorted by name, and what was left out of them, with why."""
-
-    sources: list[Source]
-    left_out: list[tuple[pathlib.Path, str]]
-
-
 def find(pattern: str | os.PathLike) -> list[Source]:
     """The pictures of a file, a folder with all below it, or a glob pattern, local; sorted by name.
 

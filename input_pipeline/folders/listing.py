@@ -156,8 +156,8 @@ def place(folder: pathlib.Path, path: str) -> pathlib.Path:
 def _alike(folder: pathlib.Path, name: str) -> list[str]:
     """The names of folders in a folder that are this one but for capital letters."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if key(e.name) == key(name) and _is_folder(e))
+        entries = [entry for entry in os.scandir(folder) if key(entry.name) == key(name)]
+        return sorted(entry.name for entry in entries if _is_folder(entry))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
