@@ -8,7 +8,7 @@ NEWEST ?= env PYENV_VERSION=3.13 python3.13
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PINS := $(wildcard constraints-py*.txt)
 
 .PHONY: quickstart test test-newest newest lint format notebook clean

@@ -17,3 +17,19 @@ def float64():
     """Compute in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def fast_compiles():
+    """For what compares programs with each other, and runs each a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+# The longest files begin first, so that at the end no core waits for another.
+LONGEST = ("test_resume", "test_sharding", "test_processes", "test_steps", "test_safety")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)

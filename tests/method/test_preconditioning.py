@@ -77,10 +77,17 @@ def test_the_error_is_the_weighted_error_of_the_estimate(float64, form):
     np.testing.assert_allclose(error**2, weight * (estimate - x) ** 2, rtol=1e-9)
 
 
+@pytest.mark.usefixtures("fast_compiles")
 @pytest.mark.parametrize("form", FORMS)
 def test_all_pictures_teach_where_the_target_is_clean(float64, form):
     """The U-Net's gradient, against finite differences, with one anomalous picture."""
-    config = helpers.parsed(model__prediction=form, loss__target="clean", train__batch_size=2)
+    config = helpers.parsed(
+        model__prediction=form,
+        model__unet_multipliers=(1,),
+        model__attention_widths=(),
+        loss__target="clean",
+        train__batch_size=2,
+    )
     networks = train_state.define(config.model)
     variables = train_state.init_variables(config.model, jax.random.key(0))
     variables = jax.tree.map(lambda v: v.astype(jnp.float64), variables)

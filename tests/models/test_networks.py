@@ -13,6 +13,8 @@ from diffad_jax.models.segmentation import DoubleConv, SegmentationNet, double_a
 from diffad_jax.models.unet import Attention, UNet
 from tests.support.networks import assert_close, graph
 
+pytestmark = pytest.mark.usefixtures("fast_compiles")
+
 SMALL = schema.parse(test.get_config()).model
 CUDNN = dataclasses.replace(SMALL, attention="cudnn")
 

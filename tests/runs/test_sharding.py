@@ -12,13 +12,7 @@ from diffad_jax.method import optim, steps, train_state
 from diffad_jax.runs import sharding
 from tests.support import helpers
 
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compiles():
-    """These compare programs with each other: none needs to be fast."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("fast_compiles")
 
 
 def random_variables(config, dtype=np.float32):
