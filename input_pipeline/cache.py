@@ -17,6 +17,7 @@ from etils import epath
 
 from input_pipeline import sealed
 from input_pipeline.folders.contents import MEMORY
+from input_pipeline.on_disk import files_of
 
 SETS, FOREGROUNDS = "anomaly_pictures", "foregrounds"
 # What we make is known by its name (`PicturesConfig.name`, `foreground.path_of`).
@@ -106,7 +107,7 @@ def _size(path: epath.Path) -> int:
     with contextlib.suppress(OSError):  # it may go away meanwhile
         if not path.is_dir():
             return path.stat().length
-        for name in sealed.files_of(path):
+        for name in files_of(path):
             total += (path / name).stat().length
     return total
 

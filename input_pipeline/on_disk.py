@@ -48,6 +48,15 @@ def replacing(path: epath.PathLike) -> Iterator[epath.Path]:
         raise
 
 
+def files_of(path: epath.Path, above: str = "") -> Iterator[str]:
+    """Paths of all files below a folder, relative to it."""
+    for child in path.iterdir():
+        if child.is_dir():
+            yield from files_of(child, f"{above}{child.name}/")
+        else:
+            yield f"{above}{child.name}"
+
+
 class Stored:
     """One plane of a prepared split, read from its ArrayRecord shards at each use.
 

@@ -17,7 +17,7 @@ from etils import epath
 from configs.errors import UserError
 from input_pipeline.folders.contents import Known
 from input_pipeline.folders.scan import Record
-from input_pipeline.on_disk import replacing
+from input_pipeline.on_disk import files_of, replacing
 
 SEAL = "seal.json"
 _NEEDED = ("dataset_info.json", "features.json", "metadata.json")
@@ -200,15 +200,6 @@ def delete(path: epath.Path) -> None:
         path.rmtree()
     else:
         path.unlink()
-
-
-def files_of(path: epath.Path, above: str = "") -> Iterator[str]:
-    """Paths of all files below a folder, relative to it."""
-    for child in path.iterdir():
-        if child.is_dir():
-            yield from files_of(child, f"{above}{child.name}/")
-        else:
-            yield f"{above}{child.name}"
 
 
 def _check_format(builder: tfds.core.DatasetBuilder) -> None:

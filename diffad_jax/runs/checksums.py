@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 
 from etils import epath
+
+from input_pipeline.on_disk import files_of
 
 NAME = "CHECKSUMS.json"
 _BLOCK = 2**22  # bytes read at once
@@ -20,7 +21,7 @@ def write(folder: epath.Path, without: tuple[str, ...] = ()) -> None:
     Raises:
       OSError: a file cannot be read, or this one not be written.
     """
-    names = sorted(name for name in _names(folder) if name.rpartition("/")[2] not in without)
+    names = sorted(name for name in files_of(folder) if name.rpartition("/")[2] not in without)
     content = {name: _digest(folder / name) for name in names if name != NAME}
     (folder / NAME).write_text(json.dumps(content, indent=0))
 
@@ -45,15 +46,6 @@ def problem(folder: epath.Path) -> str:
         except FileNotFoundError:
             return f"{name} is missing"
     return ""
-
-
-def _names(folder: epath.Path, above: str = "") -> Iterator[str]:
-    """Paths of all files, relative to the folder."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _names(path, f"{above}{path.name}/")
-        else:
-            yield f"{above}{path.name}"
 
 
 def _digest(path: epath.Path) -> str:

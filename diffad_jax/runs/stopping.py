@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -32,7 +33,7 @@ class Stop:
     def __init__(self) -> None:
         self._told = self._interruptible = False
         self._interrupted: float | None = None  # s, monotonic: when Ctrl-C came first
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
@@ -44,7 +45,7 @@ class Stop:
 
     def __exit__(self, kind, *_) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore[arg-type]
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         # Of several processes all end alike, as after SIGTERM.
         if kind is None and self._interrupted is not None and jax.process_count() == 1:
             raise KeyboardInterrupt("by Ctrl-C; the same command continues")

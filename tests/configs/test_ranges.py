@@ -12,6 +12,7 @@ import pytest
 from configs import rules, schema, test
 from configs.errors import UserError
 from diffad_jax.method import diffusion
+from tests.configs.test_every_key import keys
 from tests.support import helpers
 
 COUNT = ([0, -1, 2**32], [1])  # refused, taken
@@ -102,14 +103,6 @@ RANGES = {
     "predict.tile_overlap": ([-0.1, 0.91], [0.0, 0.9]),
     "predict.maps": WORD,
 }
-
-
-def keys(kind=schema.Config, prefix=""):
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(field.type):
-            yield from keys(field.type, f"{prefix}{field.name}.")
-        else:
-            yield f"{prefix}{field.name}"
 
 
 def changed(key, value):
