@@ -15,7 +15,8 @@ from diffad_jax.scoring.identity import identify
 from diffad_jax.scoring.pixel_sketch import Pixels
 from diffad_jax.scoring.ranking import Ranking, rank_pixels
 from diffad_jax.scoring.scorer import Scorer
-from input_pipeline.datasets import Category, labelled, load_category
+from input_pipeline import pipeline
+from input_pipeline.datasets import Category, labelled, load_category, load_textures
 from input_pipeline.on_disk import Pictures, chunks
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,17 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float]:
             "(data.holdout): nothing to evaluate"
         )
     model = scorer.restored(config, workdir, sharding.data_mesh())
-    return evaluate(model, category, workdir)
+    return evaluate(model, category, workdir, painted(config, category))
+
+
+def painted(config: Config, category: Category) -> pipeline.Painted | None:
+    """Training pictures with synthetic anomalies; None where the anomaly sources are not here."""
+    try:
+        textures = load_textures(config.data, config.model.image_size)
+    except UserError as error:
+        logger.info("repaint_psnr is not measured: %s", error)
+        return None
+    return pipeline.painted(category, textures, config.data)
 
 
 def shown(category: Category) -> Pictures:
@@ -48,7 +59,25 @@ def shown(category: Category) -> Pictures:
     return category.test if len(category.test.images) else category.held_out
 
 
-def evaluate(model: Scorer, category: Category, workdir: epath.PathLike) -> dict[str, float]:
+def check_best(metric: str, category: Category) -> None:
+    """Raise UserError where the metric of `train.keep_best` will not be known."""
+    test = category.test
+    unmasked = int(np.sum((test.labels == 1) & ~test.has_mask)) if len(test.images) else 0
+    if metric and not len(test.images):
+        raise UserError(f"train.keep_best={metric}, but {category.folder} has no test pictures")
+    if metric.startswith(("pixel", "aupro")) and unmasked:
+        raise UserError(
+            f"train.keep_best={metric}, but {unmasked} defective pictures in {category.folder} "
+            "have no mask"
+        )
+
+
+def evaluate(
+    model: Scorer,
+    category: Category,
+    workdir: epath.PathLike,
+    examples: pipeline.Painted | None = None,
+) -> dict[str, float]:
     """Judge the pictures that are `shown`, find the threshold, write all of it.
 
     WORKDIR/eval/STEP gets metrics.json, scores.csv, grid.png and report.html;
@@ -56,8 +85,9 @@ def evaluate(model: Scorer, category: Category, workdir: epath.PathLike) -> dict
     alone give no threshold.
 
     Returns:
-      The measures that metrics.json holds: `metrics.of_images`, `of_pixels`, threshold_*, and
-      reconstruction_psnr (dB; `reconstruction.of_good`).
+      The measures that metrics.json holds: `metrics.of_images`, `of_pixels`, threshold_*, and in
+      dB reconstruction_psnr (`reconstruction.of_good`) and, where there are `examples`,
+      repaint_psnr (`reconstruction.of_painted`).
     """
     about = shown(category)
     if about is category.held_out:
@@ -71,6 +101,8 @@ def evaluate(model: Scorer, category: Category, workdir: epath.PathLike) -> dict
     values["reconstruction_psnr"] = reconstruction.of_good(
         judged.labels, judged.images, judged.reconstructions
     )
+    if examples is not None:
+        values["repaint_psnr"] = reconstruction.of_painted(model, examples)
     test, held_out = (None, judged) if about is category.held_out else (judged, None)
     if test is not None and np.isnan(values["image_f1_threshold"]):
         held_out = model.judge(category.held_out)
@@ -130,5 +162,6 @@ def write(workdir: epath.PathLike, evaluation: results.Evaluation, config: Confi
     tables.write_scores(target / "scores.csv", evaluation.judged, evaluation.cut)
     grid.write(target / "grid.png", evaluation, config.evaluate.grid_rows)
     page.write(target / "report.html", evaluation, config)
-    logger.info("%s\n%s", evaluation.title, tables.summary(evaluation.values))
+    numbers = tables.summary(evaluation.values), tables.repainting(evaluation.values)
+    logger.info("%s\n%s", evaluation.title, "\n".join(filter(None, numbers)))
     logger.info("report: %s", target / "report.html")

@@ -52,6 +52,7 @@ class Run:
     train_step: Callable
     scorer: scorer.Scorer
     batches: Iterator[dict[str, np.ndarray]]
+    painted: pipeline.Painted
     checkpoints: checkpoint.Checkpoints
     best: checkpoint.Best
     log: logs.Log
@@ -157,6 +158,7 @@ def prepare(
             process_count=jax.process_count(),
             with_clean=config.loss.target == "clean",
         ),
+        painted=pipeline.painted(category, textures, config.data),
         checkpoints=checkpoints,
         best=checkpoint.Best(workdir, config.train.keep_best),
         log=logs.Log(workdir, step, total_steps, config.train.batch_size),
@@ -168,7 +170,7 @@ def prepare(
 
 def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | None:
     """The loop itself: from the state's step to the last."""
-    train, first_step = run.config.train, int(state.step)
+    config, train, first_step = run.config, run.config.train, int(state.step)
     stop = stopping.Stop()
     with (
         stop, run.checkpoints, run.best, run.log, run.meter, run.trace,
@@ -194,7 +196,8 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
                 # Before anything is saved: a checkpoint never holds a diverged state.
                 pending = read(pending)
                 if last or due(step, train.log_every):
-                    run.log.train(step, means(pending), run.meter.window(step))
+                    rates = optim.learning_rates(config, step, run.total_steps)
+                    run.log.train(step, means(pending) | rates, run.meter.window(step))
                     pending = []
             if saved:
                 save(run, step, state, pending)
@@ -234,7 +237,8 @@ def evaluation(
         return None
     with run.meter.paused():
         with stop.interrupting():
-            values = evaluate.evaluate(run.scorer.holding(state), run.category, run.workdir)
+            model = run.scorer.holding(state)
+            values = evaluate.evaluate(model, run.category, run.workdir, run.painted)
         run.log.evaluation(step, values)
         run.best.offer(step, state, values)
     return values
@@ -252,24 +256,11 @@ def load(
     sharding.check_batch(part, mesh, "train.batch_size / train.accumulation_steps")
     category = datasets.load_category(config.data, config.model.image_size, kept_aside)
     pipeline.check(category, train.batch_size, jax.process_count())
-    check_best(train.keep_best, category)
+    evaluate.check_best(train.keep_best, category)
     textures = datasets.load_textures(config.data, config.model.image_size)
     seen = f"{category.train.fingerprint} {category.test.fingerprint} {textures.fingerprint}"
     processes.check_same("pictures (fingerprints of train, test and textures)", seen)
     return category, textures
-
-
-def check_best(metric: str, category: datasets.Category) -> None:
-    """Raise UserError where the metric of `train.keep_best` will not be known."""
-    test = category.test
-    unmasked = int(np.sum((test.labels == 1) & ~test.has_mask)) if len(test.images) else 0
-    if metric and not len(test.images):
-        raise UserError(f"train.keep_best={metric}, but {category.folder} has no test pictures")
-    if metric.startswith(("pixel", "aupro")) and unmasked:
-        raise UserError(
-            f"train.keep_best={metric}, but {unmasked} defective pictures in {category.folder} "
-            "have no mask"
-        )
 
 
 def start(config: Config, optimizer, key, checkpoints, mesh) -> tuple[TrainState, dict[str, Any]]:

@@ -5,13 +5,14 @@ epoch goes through the pictures, and every draw of the synthesis follow from (se
 resumes anywhere at no cost, and N hosts together make the batches that one host makes.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from configs.errors import UserError
 from configs.schema import DataConfig
@@ -36,6 +37,10 @@ _ORDER_STREAM = 7003
 
 # From a picture's index and the example's seed to where anomalies may lie: f32[s, s, 1] in [0, 1].
 Foreground: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+# Of the examples that `painted` shows: the same for every run, so that runs can be compared.
+_PAINTED_SEED = 7004
+PAINTED = 32
 
 _ALIGNMENT = 64  # bytes, what TensorFlow's kernels may rely on
 
@@ -92,6 +97,28 @@ def train_batches(
     examples = counts.map(at, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     batches = examples.batch(local, drop_remainder=True)
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Painted:
+    """n training pictures before and after a synthetic anomaly was painted, and where it lies."""
+
+    before: UInt8[np.ndarray, "n s s 3"]
+    after: UInt8[np.ndarray, "n s s 3"]
+    where: Bool[np.ndarray, "n s s"]
+
+
+def painted(category: Category, textures: Textures, data: DataConfig) -> Painted:
+    """`PAINTED` anomalous examples, the same for every seed; arguments as of `train_batches`."""
+    data = dataclasses.replace(data, normal_share=0.0)
+    made = Examples(category, textures, data, _PAINTED_SEED, with_clean=True)
+    shown = [example for _, example, _ in made.shown(0, PAINTED)]
+    before, after = (
+        np.stack([np.round(example[name] * 255).astype(np.uint8) for example in shown])
+        for name in ("clean", "image")
+    )
+    where = np.stack([example["mask"][..., 0] > 0 for example in shown])
+    return Painted(before, after, where)
 
 
 def check(category: Category, batch_size: int, process_count: int) -> None:

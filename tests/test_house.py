@@ -183,12 +183,12 @@ state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 batch = {"image": np.zeros((2, 32, 32, 3), np.float32), "label": np.zeros(2, np.float32)}
 batch["mask"] = batch["image"][..., :1]
 step = functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config)
-state, metrics = jax.jit(step)(state, batch, jax.random.key(1))
-print(int(state.step), float(metrics["loss"]) > 0, "input_pipeline" in sys.modules)
+state, metrics = jax.eval_shape(step, state, batch, jax.random.key(1))
+print(state.step.dtype, metrics["loss"].shape, "input_pipeline" in sys.modules)
 """
 
 
 def test_a_training_step_needs_no_tensorflow(tmp_path):
     result = folders.call([sys.executable, "-c", WITHOUT_TENSORFLOW], tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["1", "True", "False"]
+    assert result.stdout.split() == ["int32", "()", "False"]

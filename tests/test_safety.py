@@ -237,8 +237,8 @@ def test_on_an_object_store_the_newcomer_takes_over(data, tmp_path, monkeypatch)
 def test_the_best_on_the_test_split_is_kept_apart(toy, data, tmp_path, monkeypatch, caplog):
     original, values = evaluate.evaluate, {3: 0.5, 6: 0.9, 7: 0.7}
 
-    def scored(model, category, workdir):
-        return original(model, category, workdir) | {"pixel_ap": values[model.step]}
+    def scored(model, *rest):
+        return original(model, *rest) | {"pixel_ap": values[model.step]}
 
     monkeypatch.setattr(evaluate, "evaluate", scored)
     config = configured(data, train__keep_best="pixel_ap")

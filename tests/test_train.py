@@ -136,7 +136,7 @@ def test_a_whole_run(toy, data, tmp_path, monkeypatch, caplog):
     moves = []
     original = train.read
     monkeypatch.setattr(train, "read", lambda p: moves.append(original(p)) or moves[-1])
-    with jax.log_compiles():
+    with jax.log_compiles(), caplog.at_level("INFO", "diffad_jax.runs.logs"):
         final = train.run(configured(data), tmp_path)
 
     # One compilation for the whole run, though the batches of training and evaluation differ.
@@ -166,7 +166,10 @@ def test_a_whole_run(toy, data, tmp_path, monkeypatch, caplog):
     assert json.loads((tmp_path / "config.json").read_text())["train"]["batch_size"] == 8
     board = scalars_and_pictures(tmp_path)
     assert board["train/loss"] == board["train/images_per_second"] == [2, 4, 6, 7]
-    assert board["eval/image_auroc"] == board["eval/aupro_30"] == [3, 6, 7]
+    assert board["train/unet_rate"] == board["train/segmentation_rate"] == [2, 4, 6, 7]
+    for name in ("image_auroc", "aupro_30", "reconstruction_psnr", "repaint_psnr"):
+        assert board[f"eval/{name}"] == [3, 6, 7], name
+    assert "5 steps to go, 40 pictures: " in caplog.text
     assert board["train/batch"] == [3, 6]
 
 

@@ -17,6 +17,11 @@ from diffad_jax.method.steps import Batch, Judgement
 from diffad_jax.method.train_state import Networks, TrainState, Variables
 from diffad_jax.runs import sharding
 
+# For CPUs. Which operations go to YNNPACK: dot products alone. Experimental: XLA may drop it.
+OWN_CONVOLUTIONS: dict[str, bool | str] = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"
+}
+
 EvaluateStep = Callable[[Variables, Array, Array, Key[Array, ""]], Judgement]
 
 
@@ -78,15 +83,31 @@ def in_precision(step: Callable[..., Any], model: ModelConfig) -> Callable[..., 
     return precise
 
 
-def compiler_options(config: TrainConfig, mesh: Mesh) -> dict[str, bool] | None:
-    """What XLA is told besides the program: with `train.deterministic`, the same bits every time.
+def compiler_options(config: TrainConfig, mesh: Mesh) -> dict[str, bool | str] | None:
+    """What XLA is told besides the program.
 
-    The option leaves out operations whose order of additions changes, and the timing of kernels
-    that decides which one is used. CPUs need neither; XLA has no such option for TPUs.
+    GPUs, with `train.deterministic`: the same bits every time. That leaves out operations whose
+    order of additions changes, and the timing of kernels that decides which one is used; CPUs need
+    neither, and XLA has no such option for TPUs. CPUs: not to give convolutions to YNNPACK, which
+    takes 1.4 times as long as XLA's own for a training step (benchmarks/RESULTS.md).
     """
-    if config.deterministic and mesh.devices.flat[0].platform == "gpu":
+    platform = mesh.devices.flat[0].platform
+    if platform == "cpu":
+        return OWN_CONVOLUTIONS if known(*OWN_CONVOLUTIONS.items()) else None
+    if platform == "gpu" and config.deterministic:
         return {"xla_gpu_deterministic_ops": True}
     return None
+
+
+@functools.cache
+def known(*options: tuple[str, bool | str]) -> bool:
+    """Whether this XLA has these options; it ends a compilation where it has not."""
+    try:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            jax.jit(lambda: jnp.zeros(()), compiler_options=dict(options)).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def batch_shapes(config: Config) -> dict[str, tuple[int, ...]]:

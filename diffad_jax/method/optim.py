@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -34,6 +35,16 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
         return main
     warmup = optax.linear_schedule(0.0, config.rate, config.warmup_steps)
     return optax.join_schedules([warmup, main], [config.warmup_steps])
+
+
+def learning_rates(config: Config, step: int, total_steps: int) -> dict[str, float]:
+    """What `step` (1-indexed, as in the log) was made with: unet_rate and segmentation_rate."""
+    sections = {"unet_rate": config.unet_optim, "segmentation_rate": config.segmentation_optim}
+    with jax.transfer_guard("allow"):  # scalars of a schedule, while the loop forbids transfers
+        return {
+            name: float(learning_rate(section, total_steps)(step - 1))
+            for name, section in sections.items()
+        }
 
 
 def changed_rates(config: Config, step: int, planned: int, total_steps: int) -> list[str]:

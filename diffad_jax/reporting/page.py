@@ -137,7 +137,7 @@ def _numbers(evaluation: Evaluation, large: bool) -> Iterator[Markup]:
     heads = ["", *(name for name, *_ in columns)]
     measures = table("How well the scores separate", heads, rows)
     yield element("div", join([*_verdicts(evaluation), measures]), "side")
-    yield _note(MEANING)
+    yield _note(f"{MEANING} {tables.repainting(evaluation.values)}")
     yield from _types(evaluation, large)
 
 

@@ -274,6 +274,20 @@ def summary(values: Mapping[str, float]) -> str:
     )
 
 
+def repainting(values: Mapping[str, float]) -> str:
+    """How well pictures are repainted, in a sentence; '' where it was not measured."""
+    said = {
+        "reconstruction_psnr": "good pictures are repainted",
+        "repaint_psnr": "synthetic anomalies are painted over",
+    }
+    known = [
+        f"{words} to {values[key]:.1f} dB"
+        for key, words in said.items()
+        if not math.isnan(values.get(key, math.nan))
+    ]
+    return f"PSNR: {', '.join(known)} of the original." if known else ""
+
+
 def measure_columns() -> list[tuple[str, str, str]]:
     """The measures as columns over two rows: (name, key for images, key for pixels).
 

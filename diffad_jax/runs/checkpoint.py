@@ -54,6 +54,7 @@ class Checkpoints:
         self._every, self._writer, self._name = every, writer, name
         self._workdir, self._folder = workdir, place(workdir, name)
         self._saving: tuple[int, dict[str, Any]] = (0, {})  # step and notes under way
+        self._noted: int | None = None
         context = ocp.Context()
         # Two folders written at once must not wait for each other's processes.
         context.multiprocessing.barrier_sync_key_prefix = name
@@ -69,6 +70,7 @@ class Checkpoints:
         )
 
     def __enter__(self) -> "Checkpoints":
+        self._note()
         logging.getLogger("absl").addFilter(self._quiet)
         return self
 
@@ -77,6 +79,8 @@ class Checkpoints:
             if kind is not stopping.AtOnce:
                 with self._failures_named():
                     self._checkpointer.close()
+            if kind is None:  # else the next start does it
+                self._note()
         finally:
             logging.getLogger("absl").removeFilter(self._quiet)
 
@@ -112,6 +116,8 @@ class Checkpoints:
             return
         with self._failures_named():
             self._checkpointer.wait()  # its end still needs the notes of the one before
+        self._note()
+        with self._failures_named():
             self._saving = step, copy.deepcopy(notes or {})
             self._checkpointer.save_async(step, state, force=True)
 
@@ -128,8 +134,16 @@ class Checkpoints:
         written = next(self._folder.glob(f"{step}.orbax-checkpoint-tmp*"), final)
         (written / NOTES).write_text(json.dumps(notes))
         checksums.write(written, without=_LATER)
-        if self._name == LAST:
-            folder.note_saved(self._workdir, step)
+
+    def _note(self) -> None:
+        """Note the newest checkpoint in the workdir, once it has its name: a promise before that
+        would be broken by a process that is killed in between.
+        """
+        newest = self.latest
+        if self._writer and self._name == LAST and newest not in (None, self._noted):
+            if jax.process_index() == 0:
+                folder.note_saved(self._workdir, newest)
+            self._noted = newest
 
     def notes(self, step: int) -> dict[str, Any]:
         """The notes of a checkpoint that is `whole`."""

@@ -40,6 +40,7 @@ class Log:
         self._path = epath.Path(workdir) / "metrics.jsonl"
         self._lines = _lines_until(self._path, step)
         self._step, self._total, self._batch_size = step, total_steps, batch_size
+        self._told = False
         if self._active:
             self._board = _Board(epath.Path(workdir) / "tensorboard", step + 1)
             # disable=None: a bar on a terminal, plain log lines elsewhere.
@@ -58,7 +59,10 @@ class Log:
         self._write("train", step, metrics | machine)
         if not self._active:
             return
+        if not self._told:
+            self._tell(step, machine["images_per_second"])
         words = {"loss": f"{metrics['loss']:.4f}"}
+        words["rates"] = f"{metrics['unet_rate']:.2g}/{metrics['segmentation_rate']:.2g}"
         words["images/s"] = f"{machine['images_per_second']:.1f}"
         words["input wait"] = f"{machine['input_wait']:.0%}"
         if "mfu" in machine:
@@ -73,6 +77,19 @@ class Log:
             text = "  ".join(f"{name} {word}" for name, word in words.items())
             logger.info("step %d/%d  %s  ETA %s", step, self._total, text, eta)
         self._step = step
+
+    def _tell(self, step: int, images_per_second: float) -> None:
+        """What is to come, once a speed was measured."""
+        self._told = True
+        if step < self._total:
+            pictures = (self._total - step) * self._batch_size
+            logger.info(
+                "%d steps to go, %d pictures: %s at %.1f pictures/s, and the evaluations",
+                self._total - step,
+                pictures,
+                tqdm.format_interval(pictures / images_per_second),
+                images_per_second,
+            )
 
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of the test split at `step`."""

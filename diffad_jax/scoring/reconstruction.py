@@ -3,6 +3,9 @@
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
+from diffad_jax.scoring.scorer import Scorer
+from input_pipeline.pipeline import Painted
+
 _PEAK = 255.0
 
 
@@ -43,3 +46,15 @@ def of_good(
     rows = np.flatnonzero(labels == 0)
     each = [psnr(pictures[r : r + 1], reconstructions[r : r + 1])[0] for r in rows]
     return float(np.mean(each)) if each else float("nan")
+
+
+def of_painted(model: Scorer, painted: Painted) -> float:
+    """How well synthetic anomalies are repainted, in dB.
+
+    Mean PSNR of the guided reconstruction against the picture as it was before, over the pixels
+    of each anomaly; NaN where no picture has one.
+    """
+    found = [np.round(judged.reconstruction * 255) for judged in model.stream(painted.after)]
+    values = psnr(painted.before, np.concatenate(found).astype(np.uint8), painted.where)
+    values = values[~np.isnan(values)]
+    return float(np.mean(values)) if values.size else float("nan")

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -169,6 +170,23 @@ def test_a_cosine_shorter_than_its_warmup_still_climbs():
     np.testing.assert_allclose(
         rates([0, 2, 5], 3, schedule="cosine", warmup_steps=10), [0, 4e-4, 1e-3], rtol=1e-6
     )
+
+
+def test_the_log_says_what_rates_a_step_was_made_with():
+    config = helpers.parsed(
+        **{
+            "unet_optim__schedule": "cosine",
+            "unet_optim__rate": 0.5,
+            "unet_optim__warmup_steps": 2,
+        },
+        **{"segmentation_optim__schedule": "constant", "segmentation_optim__rate": 0.25},
+        segmentation_optim__warmup_steps=0,
+    )
+    with jax.transfer_guard("disallow"):  # as in the training loop
+        said = [optim.learning_rates(config, step, 6) for step in (1, 2, 3, 5)]
+    unet = [0.0, 0.25, 0.5, 0.25]  # half a cosine over the four steps that are left
+    np.testing.assert_allclose([rates["unet_rate"] for rates in said], unet, rtol=1e-6)
+    assert {rates["segmentation_rate"] for rates in said} == {0.25}
 
 
 def test_segmentation_rate_is_the_reference_s(float64):

@@ -321,6 +321,15 @@ def test_accelerators_that_tensorflow_already_uses_are_said_not_fatal(monkeypatc
     assert record.getMessage().startswith("TensorFlow keeps its GPU: Visible devices cannot")
 
 
+def test_pictures_before_and_after_an_anomaly_was_painted():
+    shown = pipeline.painted(category(), given(), options(normal_share=1.0))
+    assert len(shown.before) == len(shown.after) == pipeline.PAINTED
+    changed = (shown.before != shown.after).any(-1)
+    assert shown.where.any((1, 2)).mean() > 0.8 and not (changed & ~shown.where).any()
+    assert changed[shown.where].mean() > 0.9
+    assert np.ptp(shown.before, axis=(1, 2, 3)).max() == 0  # pictures of one grey level, as given
+
+
 def test_fewer_pictures_than_a_batch():
     with pytest.raises(UserError, match=r"data/nut has 7 .* train\.batch_size=8"):
         take(1, batch=8)

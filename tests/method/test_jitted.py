@@ -1,6 +1,7 @@
 """Both steps, at the paper's full size, lower for the accelerators that this machine lacks."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -63,3 +64,11 @@ def test_inference_lowers_for_tpu_and_cuda(mesh, state):
     exported = lowered(step, *arguments, jax.eval_shape(lambda: jax.random.key(0)))
     shapes = {result.shape for result in exported.out_avals}
     assert shapes == {(b,), (b, s, s, 1), (b, s, s, 3)}  # scores, maps, reconstructions
+
+
+def test_an_option_that_xla_no_longer_has_is_not_given():
+    nothing = {"xla_cpu_of_another_time": "ON"}
+    assert not jitted.known(*nothing.items()) and jitted.known()
+    with mock.patch.object(jitted, "OWN_CONVOLUTIONS", nothing):
+        config = helpers.parsed()
+        assert jitted.compiler_options(config.train, sharding.data_mesh()) is None

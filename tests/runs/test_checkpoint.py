@@ -69,6 +69,27 @@ def test_a_checkpoint_comes_with_its_checksums_and_its_step_is_noted(good):
     assert json.loads((good / "saved.json").read_text()) == {"step": 2}
 
 
+def test_a_step_is_noted_once_its_checkpoint_is_there(state, tmp_path, monkeypatch):
+    """A process that is killed before has promised nothing."""
+    noted, original = [], checkpoint.folder.note_saved
+
+    def note(workdir, step):
+        noted.append((step, (tmp_path / "checkpoints" / str(step)).is_dir()))
+        original(workdir, step)
+
+    monkeypatch.setattr(checkpoint.folder, "note_saved", note)
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state)
+    assert noted == [(1, True), (2, True)]
+    (tmp_path / "saved.json").unlink()  # the process was killed before it noted the second
+    with checkpoint.Checkpoints(tmp_path, writer=False):
+        pass
+    assert not (tmp_path / "saved.json").exists()
+    with checkpoint.Checkpoints(tmp_path):
+        assert json.loads((tmp_path / "saved.json").read_text()) == {"step": 2}
+
+
 def test_a_disk_full_while_saving(state, tmp_path, caplog):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(OSError, match=rf"^{tmp_path}/checkpoints: a checkpoint cannot be") as told:

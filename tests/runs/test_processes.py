@@ -1,5 +1,6 @@
-"""Two processes, four devices each, over jax.distributed: the run of one process with eight."""
+"""One device, eight, and two processes with four each over jax.distributed: the same run."""
 
+import dataclasses
 import pickle
 import signal
 import socket
@@ -12,10 +13,14 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
+from diffad_jax.method import steps
 from diffad_jax.runs import processes
 from tests import test_train
 from tests.runs import test_sharding
 from tests.support import cluster_worker, folders
+
+pytestmark = pytest.mark.usefixtures("fast_compiles")
+NOISES = ("noise_less_noisy", "noise_noisier")
 
 
 def start(place, *arguments, signals=()):
@@ -70,6 +75,49 @@ def test_two_processes_make_the_steps_of_one(place, float64):
         for a, b in zip(states, other[0], strict=True):
             assert test_sharding.gap(a.variables, b.variables, 1.0) < 1e-9
             assert test_sharding.gap(a.ema, b.ema, 1.0) < 1e-9
+
+
+def test_eight_devices_make_the_steps_of_one_in_float64(float64):
+    (one, one_losses), (eight, eight_losses) = (
+        test_sharding.float64_steps(1),
+        test_sharding.float64_steps(8),
+    )
+    assert one[-1].step == 3
+    for a, b in zip(one_losses, eight_losses, strict=True):
+        assert test_sharding.gap(a, b, 1e-3) < 1e-9
+    for a, b in zip(one, eight, strict=True):
+        assert test_sharding.gap(a.variables, b.variables, 1.0) < 1e-9
+        assert test_sharding.gap(a.ema, b.ema, 1.0) < 1e-9
+    # They learn: the comparison is not of steps that do nothing.
+    assert test_sharding.gap(one[0].variables.params, one[-1].variables.params, 1.0) > 1e-5
+
+    # The average of step n forgets with min(0.99, n / (9 + n)), running statistics included.
+    for n in range(3):
+        decay = min(0.99, (1 + n) / (10 + n))
+        expected = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * new,
+            one[n].ema,
+            one[n + 1].variables,
+        )
+        assert test_sharding.gap(expected, one[n + 1].ema, 1.0) < 1e-7
+
+
+def test_eight_devices_make_the_first_step_in_float32(float64, monkeypatch):
+    """With the draws of the float64 step, so that only what float32 can hold is different."""
+    exact, drawn = test_sharding.float64_steps(8)[1][0], steps.draw_training
+
+    def rounded_draws(key, image, config):
+        draws = drawn(key, image.astype(np.float64), config)
+        narrow = {name: getattr(draws, name).astype(image.dtype) for name in NOISES}
+        return dataclasses.replace(draws, **narrow)
+
+    monkeypatch.setattr(steps, "draw_training", rounded_draws)
+    config = test_sharding.configured()
+    _, (rounded,) = test_sharding.train(jax.devices(), config, np.float32, 1)
+    for name, value in exact.items():
+        assert rounded[name].dtype == np.float32
+        tolerance = 1e-3 if name.endswith("norm") else 1e-5
+        np.testing.assert_allclose(rounded[name], value, rtol=tolerance, err_msg=name)
 
 
 def test_killed_and_stopped_clusters_end_alike(place):

@@ -1,4 +1,4 @@
-"""One device against eight, one part against several, one batch size against another."""
+"""Batches on several devices, and in several parts; the steps that test_processes compares."""
 
 import functools
 
@@ -10,9 +10,8 @@ import pytest
 from configs.errors import UserError
 from diffad_jax.method import optim, steps, train_state
 from diffad_jax.runs import sharding
+from tests.method import toys
 from tests.support import helpers
-
-pytestmark = pytest.mark.usefixtures("fast_compiles")
 
 
 def random_variables(config, dtype=np.float32):
@@ -64,7 +63,6 @@ def train(devices, config, dtype, count):
 @functools.cache
 def float64_steps(devices):
     """Three steps of the real networks on the first devices; x64 must be on."""
-    jax.config.update("jax_disable_most_optimizations", True)
     return train(jax.devices()[:devices], configured(), np.float64, 3)
 
 
@@ -87,42 +85,8 @@ def configured(**changes):
     return helpers.parsed(**settled | changes)
 
 
-def test_eight_devices_make_the_steps_of_one_in_float64(float64):
-    (one, one_losses), (eight, eight_losses) = float64_steps(1), float64_steps(8)
-    assert one[-1].step == 3
-    for a, b in zip(one_losses, eight_losses, strict=True):
-        assert gap(a, b, 1e-3) < 1e-9
-    for a, b in zip(one, eight, strict=True):
-        assert gap(a.variables, b.variables, 1.0) < 1e-9
-        assert gap(a.ema, b.ema, 1.0) < 1e-9
-    # They learn: the comparison is not of steps that do nothing.
-    assert gap(one[0].variables.params, one[-1].variables.params, 1.0) > 1e-5
-
-    # The average of step n forgets with min(0.99, n / (9 + n)), running statistics included.
-    for n in range(3):
-        decay = min(0.99, (1 + n) / (10 + n))
-        expected = jax.tree.map(
-            lambda old, new, decay=decay: decay * old + (1 - decay) * new,
-            one[n].ema,
-            one[n + 1].variables,
-        )
-        assert gap(expected, one[n + 1].ema, 1.0) < 1e-7
-
-
-def test_eight_devices_make_the_first_step_of_one_in_float32():
-    config = configured()
-    results = [train(jax.devices()[:n], config, np.float32, 1)[1][0] for n in (1, 8)]
-    one, eight = (
-        {norm: {k: v for k, v in result.items() if k.endswith("norm") == norm} for norm in (0, 1)}
-        for result in results
-    )
-    # Measured 4e-7 and, of the gradients, 2e-6 to 2e-5 with one version of XLA or another.
-    assert gap(one[False], eight[False], 1e-3) < 1e-5
-    assert gap(one[True], eight[True], 1e-3) < 1e-3
-
-
 def test_parts_of_a_batch_add_up(float64):
-    """Only the noise loss counts, so the BatchNorms, which see smaller batches, do not.
+    """Only the noise loss counts, so the running mean, which sees smaller batches, does not.
 
     Plain descent at rate 1 makes the difference of the parameters the gradient.
     """
@@ -133,8 +97,8 @@ def test_parts_of_a_batch_add_up(float64):
             loss__focal_weight=0.0,
             loss__smooth_l1_weight=0.0,
         )
-        networks, optimizer = train_state.define(config.model), optax.sgd(1.0)
-        start = train_state.start(random_variables(config, np.float64), optimizer)
+        networks, optimizer = toys.networks(), optax.sgd(1.0)
+        start = train_state.start(toys.variables(np.float64), optimizer)
         batch = jax.device_put(random_batch(0, np.float64))
         draws = steps.draw_training(jax.random.key(1), batch["image"], config.diffusion)
         update = functools.partial(

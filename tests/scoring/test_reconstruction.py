@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from diffad_jax.scoring import reconstruction
+from input_pipeline.pipeline import Painted
+from tests.support import helpers
+from tests.support.judged import toy_scorer
 
 
 def pictures(seed: int, count: int = 3) -> np.ndarray:
@@ -43,3 +46,15 @@ def test_good_pictures_alone_count():
     mean = reconstruction.of_good(labels, images, changed)
     assert mean == pytest.approx(20 * np.log10(255 / 16))
     assert np.isnan(reconstruction.of_good(np.ones(3, np.int32), images, changed))
+
+
+def test_synthetic_anomalies_count_where_they_lie():
+    """The toy reconstructs a tenth darker. More examples than a batch of it holds."""
+    before = np.full((5, 32, 32, 3), 90, np.uint8)
+    after, where = before.copy(), np.zeros((5, 32, 32), bool)
+    where[:4, 3:7, 4:9] = True  # the last has none, and does not count
+    after[where] = 200
+    model = toy_scorer(helpers.parsed(evaluate__batch_size=2))
+    found = reconstruction.of_painted(model, Painted(before, after, where))
+    assert found == pytest.approx(20 * np.log10(255 / (180 - 90)))
+    assert np.isnan(reconstruction.of_painted(model, Painted(before, after, where & False)))
