@@ -25,6 +25,9 @@ def get_config() -> ml_collections.ConfigDict:
                 # What the U-Net is asked for: epsilon (the noise), or preconditioned (its input and
                 # output scaled so that both have variance 1 for pictures of this spread).
                 "prediction": "epsilon",
+                # What the segmentation network compares the picture with: 0, its reconstruction, or
+                # above 0, this times (picture - reconstruction).
+                "difference": 0.0,
                 "spread": 0.5,  # standard deviation of the pictures in the networks' range
                 "unet_base": 128,  # channels
                 # Channels of each level of the U-Net, divided by unet_base; the full resolution
@@ -145,6 +148,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "draws": 1,  # of the noise; the anomaly map is their mean, the time their multiple
                 "weights": "ema",  # ema (see train.ema_decay) or raw, those of the last step
                 "checkpoint": "last",  # the newest; or best: see train.keep_best
+                "smoothing": 0.0,  # px: sigma of the Gaussian that smooths maps, before scores
                 "top_pixels": 50,  # the score of a picture: mean of so many largest of its map
                 # Without defective test pictures: the share of good pictures that the threshold
                 # should let pass. From n held-out pictures no quantile above 1 - 1/n can be

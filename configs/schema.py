@@ -77,6 +77,7 @@ class ModelConfig:
     image_range: Literal["unit", "signed"]
     prediction: Literal["epsilon", "preconditioned"]
     spread: Annotated[float, ABOVE_0]
+    difference: Weight
     unet_base: Annotated[int, WHOLE_GROUPS]
     unet_multipliers: tuple[Annotated[float, ABOVE_0], ...]
     res_blocks: Annotated[int, at_least(1, "a level")]
@@ -186,6 +187,7 @@ class EvaluateConfig:
     draws: Annotated[int, at_least(1)]
     weights: Literal["ema", "raw"]
     checkpoint: Literal["last", "best"]
+    smoothing: Weight
     top_pixels: Annotated[int, at_least(1, "pixel")]
     threshold_quantile: Annotated[float, within(0, 1, "()")]
     grid_rows: Annotated[int, at_least(1, "row")]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from configs.errors import UserError
 from diffad_jax import evaluate, predict
-from diffad_jax.method import optim, steps, train_state
+from diffad_jax.method import judging, optim, train_state
 from diffad_jax.predicting import results
 from diffad_jax.runs import checkpoint, folder
 from diffad_jax.scoring import scorer, threshold
@@ -30,7 +30,7 @@ def toy():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_state, "init", toy_model.toy_init)
         patch.setattr(scorer, "init", toy_model.toy_init)
-        patch.setattr(steps, "evaluate", toy_model.toy_evaluate)
+        patch.setattr(judging, "evaluate", toy_model.toy_evaluate)
         patch.setattr(scorer, "define", functools.cache(train_state.define))
         yield
 

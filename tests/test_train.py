@@ -15,7 +15,7 @@ from tensorboardX.proto import event_pb2
 
 from configs.errors import UserError
 from diffad_jax import evaluate, train
-from diffad_jax.method import steps, train_state
+from diffad_jax.method import judging, steps, train_state
 from diffad_jax.runs import checkpoint, logs, sharding
 from diffad_jax.scoring import scorer, threshold
 from input_pipeline import pipeline
@@ -44,7 +44,7 @@ def toy_step(state, batch, key, networks, optimizer, config):
 def toy_evaluate(variables, image, index, key, networks, config):
     w = variables.params["unet"]["w"]
     anomaly_map = jax.nn.sigmoid(w * image[..., :1] - image[..., 1:2])
-    return steps.Judgement(anomaly_map.max((1, 2, 3)), anomaly_map, 0.9 * image)
+    return judging.Judgement(anomaly_map.max((1, 2, 3)), anomaly_map, 0.9 * image)
 
 
 def toy_batches(category, textures, data, *, seed, batch_size, start_step, **_):
@@ -67,7 +67,7 @@ def make_toy(monkeypatch):
         monkeypatch.setattr(module, "init", toy_init)
         monkeypatch.setattr(module, "define", lambda model: train_state.Networks(*UNUSED))
     monkeypatch.setattr(steps, "train_step", toy_step)
-    monkeypatch.setattr(steps, "evaluate_step", toy_evaluate)
+    monkeypatch.setattr(judging, "evaluate_step", toy_evaluate)
 
 
 @pytest.fixture(scope="module")

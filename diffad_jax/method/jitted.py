@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from configs.schema import Config, ModelConfig, TrainConfig
-from diffad_jax.method import optim, steps, train_state
-from diffad_jax.method.steps import Batch, Judgement
+from diffad_jax.method import judging, optim, steps, train_state
+from diffad_jax.method.judging import Judgement
+from diffad_jax.method.steps import Batch
 from diffad_jax.method.train_state import Networks, TrainState, Variables
 from diffad_jax.runs import sharding
 
@@ -58,11 +59,11 @@ def train_step(
 
 
 def evaluate_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateStep:
-    """`steps.evaluate_step`, the batch split over the mesh, the results whole everywhere."""
+    """`judging.evaluate_step`, the batch split over the mesh, the results whole everywhere."""
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
     return jax.jit(
         in_precision(
-            functools.partial(steps.evaluate_step, networks=networks, config=config), config.model
+            functools.partial(judging.evaluate_step, networks=networks, config=config), config.model
         ),
         in_shardings=(everywhere, split, split, everywhere),
         out_shardings=everywhere,

@@ -1,8 +1,8 @@
-"""Pure training and evaluation steps: arrays in, arrays out.
+"""Pure training steps: arrays in, arrays out.
 
 Pictures enter and leave in [0, 1], NHWC. Noise and time steps are arguments (`Draws`), so that a
-step can be compared with another implementation and exported; `draw_training` and
-`draw_evaluation` make them from keys.
+step can be compared with another implementation and exported; `draw_training` makes them from a
+key. `judging` has the evaluation.
 """
 
 import dataclasses
@@ -14,17 +14,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from configs.schema import Config, DiffusionConfig, EvaluateConfig
+from configs.schema import Config, DiffusionConfig
 from diffad_jax.method import diffusion, losses
-from diffad_jax.method.train_state import (
-    EVALUATE,
-    MORE_DRAWS,
-    TRAIN,
-    Networks,
-    PyTree,
-    TrainState,
-    Variables,
-)
+from diffad_jax.method.train_state import TRAIN, Networks, PyTree, TrainState, Variables
 
 Batch = Mapping[str, Array]
 
@@ -55,16 +47,6 @@ class Forward:
     batch_stats: PyTree
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Judgement:
-    """Evaluation of a batch: image scores, anomaly maps and reconstructions, all in [0, 1]."""
-
-    score: Float[Array, " b"]
-    anomaly_map: Float[Array, "b h w 1"]
-    reconstruction: Float[Array, "b h w 3"]
-
-
 @jax.named_scope("draws")
 def draw_training(
     key: Key[Array, ""], image: Float[Array, "b h w 3"], config: DiffusionConfig
@@ -77,31 +59,6 @@ def draw_training(
         jax.random.randint(keys[1], (count,), config.train_split, config.train_end),
         jax.random.normal(keys[2], image.shape, image.dtype),
         jax.random.normal(keys[3], image.shape, image.dtype),
-    )
-
-
-@jax.named_scope("draws")
-def draw_evaluation(
-    key: Key[Array, ""],
-    index: Int[Array, " b"],
-    image: Float[Array, "b h w 3"],
-    config: EvaluateConfig,
-) -> Draws:
-    """Fixed time steps, and noises that depend on (key, index) alone, not on the batch.
-
-    As index, `scorer.noise_index` gives a hash of the picture.
-    """
-    shape = image.shape[1:]
-
-    def noises(i):
-        return jax.random.normal(jax.random.fold_in(key, i), (2, *shape), image.dtype)
-
-    pair = jax.vmap(noises)(index)
-    return Draws(
-        jnp.full_like(index, config.less_noisy),
-        jnp.full_like(index, config.noisier),
-        pair[:, 0],
-        pair[:, 1],
     )
 
 
@@ -147,7 +104,8 @@ def forward(
         variables.batch_stats["segmentation"],
         copy=True,  # the statistics are updated in place, and must not be those of an outer trace
     )
-    anomaly_map = segmentation(jnp.concatenate([x, reconstruction], axis=-1), train=train)
+    second = model.difference * (x - reconstruction) if model.difference else reconstruction
+    anomaly_map = segmentation(jnp.concatenate([x, second], axis=-1), train=train)
     batch_stats = {"segmentation": nnx.to_pure_dict(nnx.state(segmentation, nnx.BatchStat))}
     return Forward(e_s, e_b, reconstruction, anomaly_map, batch_stats)
 
@@ -293,57 +251,3 @@ def train_step(
     if not config.model.dropout:
         dropout_key = None
     return update(state, batch, draws, networks, optimizer, config, dropout_key)
-
-
-def evaluate(
-    variables: Variables,
-    image: Float[Array, "b h w 3"],
-    draws: Draws,
-    networks: Networks,
-    config: Config,
-) -> Judgement:
-    """Anomaly maps, and as image score the mean of each map's `top_pixels` largest values."""
-    out = forward(networks, variables, image, draws, config, train=False)
-    score = image_score(out.anomaly_map, config)
-    return Judgement(
-        score, out.anomaly_map, diffusion.from_network(out.reconstruction, config.model)
-    )
-
-
-def image_score(anomaly_map: Float[Array, "b h w 1"], config: Config) -> Float[Array, " b"]:
-    """The mean of each map's `evaluate.top_pixels` largest values."""
-    flat = anomaly_map.reshape(anomaly_map.shape[0], -1)
-    top, _ = jax.lax.top_k(flat, config.evaluate.top_pixels)
-    return jnp.mean(top, axis=1)
-
-
-def evaluate_step(
-    variables: Variables,
-    image: Float[Array, "b h w 3"],
-    index: Int[Array, " b"],
-    key: Key[Array, ""],
-    networks: Networks,
-    config: Config,
-) -> Judgement:
-    """`evaluate` with the noises that belong to (key, index); see `draw_evaluation`.
-
-    With `evaluate.draws` > 1 map and reconstruction are means over that many independent noises,
-    the first of them the one that a single draw has; the score is that of the mean map.
-    """
-
-    def judge(key: Key[Array, ""]) -> Judgement:
-        draws = draw_evaluation(key, index, image, config.evaluate)
-        return evaluate(variables, image, draws, networks, config)
-
-    first, count = jax.random.fold_in(key, EVALUATE), config.evaluate.draws
-    if count == 1:
-        return judge(first)
-    more = [jax.random.fold_in(jax.random.fold_in(key, MORE_DRAWS), j) for j in range(1, count)]
-
-    def pictures(key: Key[Array, ""]) -> tuple[Array, Array]:
-        judged = judge(key)
-        return judged.anomaly_map, judged.reconstruction
-
-    each = jax.lax.map(pictures, jnp.stack([first, *more]))
-    anomaly_map, reconstruction = (jnp.mean(x, axis=0) for x in each)
-    return Judgement(image_score(anomaly_map, config), anomaly_map, reconstruction)

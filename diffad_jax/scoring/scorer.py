@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int32, UInt8
 from configs.errors import UserError
 from configs.schema import Config, ModelConfig
 from diffad_jax.method import jitted, optim
-from diffad_jax.method.steps import Judgement
+from diffad_jax.method.judging import Judgement
 from diffad_jax.method.train_state import TrainState, Variables, define, init
 from diffad_jax.runs import checkpoint, folder, profiling, sharding
 from diffad_jax.scoring.results import Judged
@@ -189,7 +189,7 @@ def run_key(seed: int, mesh: Mesh) -> jax.Array:
 
 
 def noise_index(images: UInt8[np.ndarray, "n s s 3"]) -> Int32[np.ndarray, " n"]:
-    """What the noise of a picture follows from in `steps.evaluate_step`: 31 bits of its CRC-32.
+    """What the noise of a picture follows from in `judging.evaluate_step`: 31 bits of its CRC-32.
 
     A function of the picture alone, as the networks see it (resized, 8 bit): not of its name, nor
     of its place among others.

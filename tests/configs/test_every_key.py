@@ -83,6 +83,7 @@ HERE = {
     "model.image_range": (training, "unit", "signed", {}),
     "model.prediction": (training, "epsilon", "preconditioned", {}),
     "model.spread": (training, 0.5, 0.4, PRECONDITIONED),
+    "model.difference": (training, 0.0, 4.0, {}),
     "model.unet_base": (weights, 32, 64, {}),
     "model.unet_multipliers": (weights, (1, 1), (1, 2), {}),
     "model.res_blocks": (weights, 1, 2, {}),
@@ -119,6 +120,7 @@ HERE = {
     "evaluate.less_noisy": (evaluation, 200, 199, {}),
     "evaluate.noisier": (evaluation, 400, 401, {}),
     "evaluate.draws": (evaluation, 1, 2, {}),
+    "evaluate.smoothing": (evaluation, 0.0, 1.0, {}),
     "evaluate.top_pixels": (evaluation, 10, 11, {}),
 }
 ELSEWHERE = {

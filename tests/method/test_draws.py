@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffad_jax.method import steps, train_state
+from diffad_jax.method import judging, train_state
 from diffad_jax.scoring import scorer
 from tests.support import helpers, toy_model
 
@@ -14,7 +14,7 @@ from tests.support import helpers, toy_model
 @pytest.fixture
 def toy(monkeypatch):
     """The step's own keys and means, without the networks."""
-    monkeypatch.setattr(steps, "evaluate", toy_model.toy_evaluate)
+    monkeypatch.setattr(judging, "evaluate", toy_model.toy_evaluate)
 
 
 def test_the_mean_over_draws(toy):
@@ -28,10 +28,10 @@ def test_the_mean_over_draws(toy):
     keys = [jax.random.fold_in(key, 2)]
     keys += [jax.random.fold_in(jax.random.fold_in(key, 3), j) for j in (1, 2)]
     judge = jax.jit(
-        lambda key: steps.evaluate(
+        lambda key: judging.evaluate(
             variables,
             image,
-            steps.draw_evaluation(key, index, image, config.evaluate),
+            judging.draw_evaluation(key, index, image, config.evaluate),
             network,
             config,
         )
@@ -41,7 +41,7 @@ def test_the_mean_over_draws(toy):
     mean = np.mean(each, axis=0)
     top = np.sort(mean.reshape(2, -1), axis=1)[:, -config.evaluate.top_pixels :]
     averaged = jax.jit(
-        lambda image: steps.evaluate_step(variables, image, index, key, network, config)
+        lambda image: judging.evaluate_step(variables, image, index, key, network, config)
     )(image)
     np.testing.assert_allclose(averaged.anomaly_map[..., 0], mean, atol=1e-6)
     np.testing.assert_allclose(averaged.score, top.mean(1), atol=1e-6)

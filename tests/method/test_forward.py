@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import ndimage
 
-from diffad_jax.method import diffusion, optim, steps, train_state
+from diffad_jax.method import diffusion, judging, optim, steps, train_state
 from tests.method import toys
 from tests.support import helpers
 
@@ -55,11 +56,41 @@ def test_forward(float64, image_range, prediction, weight, train):
     np.testing.assert_allclose(out.batch_stats["segmentation"]["mean"], running, rtol=1e-9)
     # What comes back is in [0, 1], and the score is the mean of the largest values.
     if not train:
-        judged = steps.evaluate(variables, jnp.asarray(image), draws, toys.networks(), config)
+        judged = judging.evaluate(variables, jnp.asarray(image), draws, toys.networks(), config)
         shown = (repaint + 1) / 2 if image_range == "signed" else np.maximum(repaint, 0)
         np.testing.assert_allclose(judged.reconstruction, shown, atol=1e-8)
         top = np.sort(anomaly_map.reshape(4, -1), axis=1)[:, -config.evaluate.top_pixels :]
         np.testing.assert_allclose(judged.score, top.mean(1), atol=1e-8)
+
+
+@pytest.mark.parametrize("image_range", ["unit", "signed"])
+def test_the_segmentation_may_see_the_difference(float64, image_range):
+    config, image, draws = case(model__image_range=image_range, model__difference=4.0)
+    variables, alphas = (
+        toys.variables(np.float64),
+        np.cumprod(1 - diffusion.betas(config.diffusion)),
+    )
+    out = steps.forward(toys.networks(), variables, jnp.asarray(image), draws, config, train=True)
+    _, repaint, anomaly_map, running = toys.numpy_forward(image, draws, config, alphas, True)
+    np.testing.assert_allclose(out.reconstruction, repaint, atol=1e-8)
+    np.testing.assert_allclose(out.anomaly_map, anomaly_map, atol=1e-8)
+    np.testing.assert_allclose(out.batch_stats["segmentation"]["mean"], running, rtol=1e-9)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 1.0, 3.0])
+def test_maps_are_smoothed_before_they_are_scored(float64, sigma):
+    """Against SciPy, which smooths the pictures of a batch one by one."""
+    config, image, draws = case(evaluate__smoothing=sigma)
+    variables, alphas = (
+        toys.variables(np.float64),
+        np.cumprod(1 - diffusion.betas(config.diffusion)),
+    )
+    judged = judging.evaluate(variables, jnp.asarray(image), draws, toys.networks(), config)
+    _, _, anomaly_map, _ = toys.numpy_forward(image, draws, config, alphas, False)
+    expected = np.stack([ndimage.gaussian_filter(one, sigma) for one in anomaly_map[..., 0]])
+    np.testing.assert_allclose(judged.anomaly_map[..., 0], expected, atol=1e-8)
+    top = np.sort(expected.reshape(4, -1), axis=1)[:, -config.evaluate.top_pixels :]
+    np.testing.assert_allclose(judged.score, top.mean(1), atol=1e-8)
 
 
 @pytest.mark.parametrize(("image_range", "ends"), [("unit", (0, 1)), ("signed", (-1, 1))])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffad_jax.method import diffusion, losses, optim, steps, train_state
+from diffad_jax.method import diffusion, judging, losses, optim, steps, train_state
 from diffad_jax.models import torch_weights
 from tests.support import goldens_io, helpers
 from tests.support.goldens_io import draw, rng
@@ -51,7 +51,7 @@ def guided(request):
     @jax.jit
     def both(variables, x, draws):
         out = steps.forward(networks, variables, x, draws, config, train=False)
-        return out, steps.evaluate(variables, x, draws, networks, config)
+        return out, judging.evaluate(variables, x, draws, networks, config)
 
     out, judged = both(variables, x, draws)
     return x, draws, out, judged, goldens_io.load(case), config

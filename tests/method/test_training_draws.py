@@ -15,7 +15,7 @@ import pytest
 import scipy.stats
 from flax import nnx
 
-from diffad_jax.method import steps, train_state
+from diffad_jax.method import judging, steps, train_state
 from tests.method import toys
 from tests.support import helpers
 
@@ -141,7 +141,7 @@ def test_a_step_draws_what_it_drew_before(drawn):
 def test_training_and_evaluation_draw_apart(drawn):
     key = jax.random.fold_in(jax.random.key(0), train_state.EVALUATE)
     config = helpers.parsed().evaluate
-    evaluated = jax.jit(steps.draw_evaluation, static_argnums=3)(
+    evaluated = jax.jit(judging.draw_evaluation, static_argnums=3)(
         key, jnp.arange(COUNT), jnp.zeros((COUNT, 2, 2, 3)), config
     )
     noise = np.concatenate(
@@ -158,7 +158,7 @@ def test_training_and_evaluation_draw_apart(drawn):
 def test_an_evaluation_depends_on_key_and_index_alone(levels):
     changes = dict(zip(("evaluate__less_noisy", "evaluate__noisier"), levels, strict=True))
     config = helpers.parsed(**changes).evaluate
-    draw = jax.jit(functools.partial(steps.draw_evaluation, config=config))
+    draw = jax.jit(functools.partial(judging.draw_evaluation, config=config))
     key, index = jax.random.key(3), jnp.asarray([5, 2**31 - 1, 0, 7], jnp.int32)
     whole = draw(key, index, jnp.zeros((4, 3, 3, 3)))
     assert set(whole.t_less_noisy.tolist()) == {levels[0]}
@@ -177,13 +177,13 @@ def test_the_draws_of_one_picture_are_independent(monkeypatch, count):
 
     def show(variables, image, draws, networks, config):
         noise = jnp.concatenate([draws.noise_less_noisy, draws.noise_noisier], axis=-1)
-        return steps.Judgement(jnp.mean(noise, axis=(1, 2, 3)), noise[..., :1], noise[..., 2:5])
+        return judging.Judgement(jnp.mean(noise, axis=(1, 2, 3)), noise[..., :1], noise[..., 2:5])
 
-    monkeypatch.setattr(steps, "evaluate", show)
+    monkeypatch.setattr(judging, "evaluate", show)
     config = helpers.parsed(evaluate__draws=count)
     image, index = jnp.zeros((40, 16, 16, 3)), jnp.arange(40)
     networks = toys.networks()
-    judged = jax.jit(lambda *args: steps.evaluate_step(*args, networks, config))(
+    judged = jax.jit(lambda *args: judging.evaluate_step(*args, networks, config))(
         toys.variables(), image, index, jax.random.key(0)
     )
     for shown in (judged.anomaly_map, judged.reconstruction):

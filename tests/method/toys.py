@@ -89,7 +89,8 @@ def numpy_forward(image, draws, config, alphas, train):
     wanted = np.sqrt(a) * np.clip(target, -1, 1) + np.sqrt(1 - a) * noise
     guided = noise - np.sqrt(1 - a) * weight * (wanted - x_t)
     repaint = np.clip((x_t - np.sqrt(1 - a) * guided) / np.sqrt(a), -1, 1)
-    both = np.concatenate([x, repaint], -1)
+    second = model.difference * (x - repaint) if model.difference else repaint
+    both = np.concatenate([x, second], -1)
     running = np.asarray(host.batch_stats["segmentation"]["mean"])
     mean = both.mean((0, 1, 2)) if train else running
     weighed = ((both - mean) * params["segmentation"]["weight"]).sum(-1, keepdims=True)

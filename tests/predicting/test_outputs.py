@@ -11,7 +11,7 @@ import pytest
 
 from configs.errors import UserError
 from diffad_jax import predict
-from diffad_jax.method import optim, steps, train_state
+from diffad_jax.method import judging, optim, train_state
 from diffad_jax.predicting import predictor, results
 from diffad_jax.runs import lock, sharding
 from diffad_jax.scoring import scorer
@@ -25,7 +25,7 @@ def model():
     """A model that compiles at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_state, "init", toy_model.toy_init)
-        patch.setattr(steps, "evaluate", toy_model.toy_evaluate)
+        patch.setattr(judging, "evaluate", toy_model.toy_evaluate)
         patch.setattr(scorer, "define", functools.cache(train_state.define))
         config = helpers.parsed()
         state = train_state.init(config, optim.optimizer(config, total_steps=1), jax.random.key(0))

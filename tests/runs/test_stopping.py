@@ -56,11 +56,11 @@ def test_a_signal_in_an_evaluation_ends_it(toy, data, tmp_path, monkeypatch, ste
     whole = train.run(config, tmp_path / "whole")
     original = evaluate.evaluate
 
-    def slow(model, category, workdir):
+    def slow(model, *rest):
         if model.step == step:
             os.kill(os.getpid(), number)
             time.sleep(30)
-        return original(model, category, workdir)
+        return original(model, *rest)
 
     began = time.monotonic()
     with monkeypatch.context() as patch:

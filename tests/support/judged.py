@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from diffad_jax.method import steps, train_state
+from diffad_jax.method import judging, train_state
 from diffad_jax.runs import sharding
 from diffad_jax.scoring import scorer
 from input_pipeline.on_disk import Pictures, Stored
@@ -41,7 +41,7 @@ def with_images(pictures, images):
 def toy_step(variables, image, index, key):
     """Defective where red exceeds green."""
     anomaly_map = jax.nn.sigmoid(8 * (image[..., :1] - image[..., 1:2]) - 4)
-    return steps.Judgement(anomaly_map.mean((1, 2, 3)), anomaly_map, 0.9 * image)
+    return judging.Judgement(anomaly_map.mean((1, 2, 3)), anomaly_map, 0.9 * image)
 
 
 def toy_scorer(config, step=7):

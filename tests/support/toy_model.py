@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from diffad_jax.method import steps, train_state
+from diffad_jax.method import judging, train_state
 
 
 def toy_init(config, optimizer, key):
@@ -18,5 +18,5 @@ def toy_evaluate(variables, image, draws, networks, config):
     seen = image + 0.05 * draws.noise_less_noisy - 0.03 * draws.noise_noisier
     w = variables.params["unet"]["w"]
     anomaly_map = jax.nn.sigmoid(w * (seen[..., :1] - seen[..., 1:2] - 0.3))
-    score = steps.image_score(anomaly_map, config)
-    return steps.Judgement(score, anomaly_map, jnp.clip(seen, 0.0, 1.0))
+    score = judging.image_score(anomaly_map, config)
+    return judging.Judgement(score, anomaly_map, jnp.clip(seen, 0.0, 1.0))
