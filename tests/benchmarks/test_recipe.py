@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from benchmarks import recipe
+from benchmarks import curves, recipe
 
 
 def write(run: recipe.Run, auroc: float, *, step: int = 250, speed: float = 8.0):
     """A run's folder as training leaves it, judged at step 100 and `step` of 250."""
     folder = run.workdir / "eval" / str(step)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps({"image_auroc": auroc}))
     (run.workdir / "config.json").write_text(json.dumps({"train": {"batch_size": 4}}))
     lines = [
@@ -68,3 +68,26 @@ def test_table(tmp_path):
     assert lines[2].endswith("| -, 250 (125 s), 250 (125 s) |")  # 250 steps of 4 at 8 a second
     assert "| small | grid | 3 | 0.700 (0.600-0.800) |" in lines[3]
     assert "| small | **mean** |  | 0.820 |" in lines[4]
+
+
+def test_minutes_and_measures_of_every_run(tmp_path):
+    every = study(tmp_path, "small", seeds=("0",))
+    write(every[0], 0.9)
+    lines = curves.table(every).splitlines()
+    assert "| small, bottle, seed 0 | 0.8 | 100 | 0.500 |" in lines[2]  # 400 pictures at 8 a second
+    assert "| small, bottle, seed 0 | 2.1 | 250 | 0.900 |" in lines[3]
+    assert len(lines) == 4  # grid has not begun
+
+
+def test_a_line_of_the_chart_is_the_mean_where_all_were_judged(tmp_path):
+    every = study(tmp_path, "small", seeds=("0",))
+    write(every[0], 0.9)
+    assert curves.means(every, "image_auroc") == [] and curves.means([], "image_auroc") == []
+    write(every[1], 0.7, step=200)
+    assert curves.means(every, "image_auroc") == [(100, 0.5)]
+    write(every[1], 0.7)
+    assert curves.means(every, "image_auroc") == [(100, 0.5), (250, pytest.approx(0.8))]
+    assert curves.means(every, "pixel_ap") == []  # there are no masks
+    panels = curves.chart(every).axes
+    assert [len(panel.lines) for panel in panels] == [1, 0, 0]
+    assert list(panels[0].lines[0].get_xdata()) == [100, 250]
