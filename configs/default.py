@@ -22,13 +22,12 @@ def get_config() -> ml_collections.ConfigDict:
             "model": {
                 "image_size": 256,  # px, square
                 "image_range": "unit",  # of the networks' input: unit [0, 1] or signed [-1, 1]
-                # What the U-Net is asked for: epsilon (the noise), or preconditioned (its input and
-                # output scaled so that both have variance 1 for pictures of this spread).
+                # What the U-Net is asked for: epsilon (the noise), or preconditioned (what the mean
+                # training picture leaves of a picture; input and output scaled to variance 1).
                 "prediction": "epsilon",
                 # What the segmentation network compares the picture with: 0, its reconstruction, or
                 # above 0, this times (picture - reconstruction).
                 "difference": 0.0,
-                "spread": 0.5,  # standard deviation of the pictures in the networks' range
                 "unet_base": 128,  # channels
                 # Channels of each level of the U-Net, divided by unet_base; the full resolution
                 # first. (): the paper's for image_size.

@@ -76,7 +76,6 @@ class ModelConfig:
     image_size: Annotated[int, at_least(min(DEFAULT_MULTIPLIERS), "px")]
     image_range: Literal["unit", "signed"]
     prediction: Literal["epsilon", "preconditioned"]
-    spread: Annotated[float, ABOVE_0]
     difference: Weight
     unet_base: Annotated[int, WHOLE_GROUPS]
     unet_multipliers: tuple[Annotated[float, ABOVE_0], ...]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -31,7 +32,7 @@ from diffad_jax.runs import (
     stopping,
 )
 from diffad_jax.scoring import scorer
-from input_pipeline import datasets, pipeline
+from input_pipeline import datasets, on_disk, pipeline
 
 logger = logging.getLogger(__name__)
 TOLD_TO_STOP = "told to stop: saving step %d; the same command continues"
@@ -123,7 +124,7 @@ def prepare(
         workdir, config.train.checkpoint_every, config.train.keep_checkpoints
     )
     folder.check_resumed(workdir, checkpoints.latest)
-    state, notes = start(config, optimizer, key, checkpoints, mesh)
+    state, notes = start(config, optimizer, key, checkpoints, mesh, category.train.images)
     step = int(state.step)
     planned = notes.get("total_steps", total_steps)
     for change in optim.changed_rates(config, step, planned, total_steps):
@@ -263,11 +264,19 @@ def load(
     return category, textures
 
 
-def start(config: Config, optimizer, key, checkpoints, mesh) -> tuple[TrainState, dict[str, Any]]:
-    """The newest whole checkpoint's state and notes, else the state that the key gives."""
+def start(
+    config: Config, optimizer, key, checkpoints, mesh, images
+) -> tuple[TrainState, dict[str, Any]]:
+    """The newest whole checkpoint's state and notes, else the state that the key gives.
+
+    A preconditioned U-Net is told the mean of the training pictures and their spread about it.
+    """
     everywhere = sharding.replicated(mesh)
     init = functools.partial(train_state.init, config, optimizer)
     if checkpoints.latest is None:
+        if config.model.prediction == "preconditioned":
+            mean, spread = map(jnp.asarray, on_disk.mean_and_spread(images))
+            init = functools.partial(init, pictures={"mean": mean, "spread": spread})
         return jax.jit(init, out_shardings=everywhere)(key), {}
     state = checkpoints.restore(checkpoint.abstract(jax.eval_shape(init, key), everywhere))
     return state, checkpoints.notes(int(state.step))

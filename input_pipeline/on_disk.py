@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
 from input_pipeline.folders.scan import digest
 
@@ -118,3 +118,22 @@ class Pictures:
         """
         pictures = list(zip(self.names, self.stamps, self.defects, strict=True))
         return digest([pictures, self.parts_stamp])
+
+
+def mean_and_spread(
+    images: UInt8[np.ndarray, "n h w c"] | Stored,
+) -> tuple[Float32[np.ndarray, "h w c"], np.float32]:
+    """The mean picture, and the standard deviation of all values about it; both in [0, 1].
+
+    Never below one grey level, so that pictures that are all alike can be told from others.
+    """
+    shape = images.shape[1:]
+    total, squares = np.zeros(shape, np.int64), 0
+    for rows in chunks(len(images)):
+        some = np.asarray(images[rows]).astype(np.int64)
+        total += some.sum(0)
+        squares += int(np.square(some).sum())
+    mean = total / len(images)
+    variance = squares / (len(images) * mean.size) - np.square(mean).mean()
+    spread = max(np.sqrt(max(variance, 0.0)), 1.0) / 255
+    return (mean / 255).astype(np.float32), np.float32(spread)

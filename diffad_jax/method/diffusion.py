@@ -4,6 +4,9 @@ a_t is the cumulative product of (1 - beta); time steps are 0-indexed. Pictures 
 own range (`ModelConfig.image_range`), NHWC.
 """
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -47,36 +50,47 @@ def add_noise(
     return jnp.sqrt(a) * x + jnp.sqrt(1 - a) * noise
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """What a preconditioned U-Net takes for granted of pictures, in the networks' range."""
+
+    mean: Float[Array, "1 h w c"]  # the mean training picture
+    spread: Float[Array, ""]  # s, standard deviation about it
+
+
 def unet_input(
-    x_t: Float[Array, "b h w c"], a: Float[Array, "b 1 1 1"], model: ModelConfig
+    x_t: Float[Array, "b h w c"], a: Float[Array, "b 1 1 1"], prior: Prior | None
 ) -> Float[Array, "b h w c"]:
     """What the U-Net sees of x_t.
 
-    epsilon: x_t itself. preconditioned: x' / sqrt(sigma^2 + s^2), of variance 1 for pictures of
-    variance s^2, with x' = x_t / sqrt(a), sigma^2 = (1 - a) / a and s = `model.spread` (Karras et
-    al. 2022, table 1).
+    Without a prior (epsilon): x_t itself. With one (preconditioned): x' / sqrt(sigma^2 + s^2), of
+    variance 1 for such pictures, with x' = x_t / sqrt(a) - mean and sigma^2 = (1 - a) / a (Karras
+    et al. 2022, table 1, of the difference to the mean).
     """
-    if model.prediction == "epsilon":
+    if prior is None:
         return x_t
-    return x_t / jnp.sqrt(_variance(a, model.spread))
+    return (x_t - jnp.sqrt(a) * prior.mean) / jnp.sqrt(_variance(a, prior))
 
 
 def predict_start(
     x_t: Float[Array, "b h w c"],
     a: Float[Array, "b 1 1 1"],
     output: Float[Array, "b h w c"],
-    model: ModelConfig,
+    prior: Prior | None,
 ) -> Float[Array, "b h w c"]:
     """x_0 from the U-Net's output F, not clamped.
 
     epsilon: F is the noise and x_0 = x_t / sqrt(a) - sqrt(1/a - 1) F: `add_noise` solved for x.
-    preconditioned: x_0 = s^2 / (sigma^2 + s^2) x' + sigma s / sqrt(sigma^2 + s^2) F; see
-    `unet_input`. F = 0 is the best answer for Gaussian pictures of mean 0 and spread s.
+    preconditioned: x_0 = mean + s^2 / (sigma^2 + s^2) x' + sigma s / sqrt(sigma^2 + s^2) F; see
+    `unet_input`. F = 0 is the best answer for pictures that are as the prior says.
     """
-    if model.prediction == "epsilon":
+    if prior is None:
         return x_t / jnp.sqrt(a) - jnp.sqrt(1 / a - 1) * output
-    s, variance = model.spread, _variance(a, model.spread)
-    return s**2 * jnp.sqrt(a) / variance * x_t + s * jnp.sqrt((1 - a) / variance) * output
+    s, variance = prior.spread, _variance(a, prior)
+    centred = x_t - jnp.sqrt(a) * prior.mean
+    known = prior.mean + s**2 * jnp.sqrt(a) / variance * centred
+    return known + s * jnp.sqrt((1 - a) / variance) * output
 
 
 def unet_target(
@@ -84,25 +98,25 @@ def unet_target(
     clean: Float[Array, "b h w c"],
     a: Float[Array, "b 1 1 1"],
     noise: Float[Array, "b h w c"],
-    model: ModelConfig,
+    prior: Prior | None,
 ) -> Float[Array, "b h w c"]:
     """The output F from which `predict_start` makes `clean` where x_t = add_noise(x, a, noise).
 
-    With x = clean it is the noise (epsilon), or (sqrt(1 - a) x / s - sqrt(a) s noise) / sqrt(1 - a
-    + a s^2) (preconditioned). The square of F's error is that of the estimate of `clean`, weighted
-    by a / (1 - a) (epsilon) or (sigma^2 + s^2) / (sigma s)^2 (preconditioned).
+    With x = clean it is the noise (epsilon), or (sqrt(1 - a) (x - mean) / s - sqrt(a) s noise) /
+    sqrt(1 - a + a s^2) (preconditioned). The square of F's error is that of the estimate of
+    `clean`, weighted by a / (1 - a) (epsilon) or (sigma^2 + s^2) / (sigma s)^2 (preconditioned).
     """
     change = x - clean  # what the estimate has to take out of the picture besides the noise
-    if model.prediction == "epsilon":
+    if prior is None:
         return noise + jnp.sqrt(a / (1 - a)) * change
-    s, variance = model.spread, _variance(a, model.spread)
-    unchanged = (jnp.sqrt(1 - a) / s * x - jnp.sqrt(a) * s * noise) / jnp.sqrt(variance)
+    s, variance, centred = prior.spread, _variance(a, prior), x - prior.mean
+    unchanged = (jnp.sqrt(1 - a) / s * centred - jnp.sqrt(a) * s * noise) / jnp.sqrt(variance)
     return unchanged - jnp.sqrt(variance / (1 - a)) / s * change
 
 
-def _variance(a: Float[Array, "b 1 1 1"], spread: float) -> Float[Array, "b 1 1 1"]:
-    """Variance of x_t for pictures of variance spread^2: a (sigma^2 + s^2)."""
-    return 1 - a + a * spread**2
+def _variance(a: Float[Array, "b 1 1 1"], prior: Prior) -> Float[Array, "b 1 1 1"]:
+    """Variance of x_t for pictures as the prior says: a (sigma^2 + s^2)."""
+    return 1 - a + a * prior.spread**2
 
 
 def guide(

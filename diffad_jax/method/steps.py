@@ -84,17 +84,18 @@ def forward(
     x_b = diffusion.add_noise(x, a_b, draws.noise_noisier)
 
     unet, model = nnx.merge(networks.unet, variables.params["unet"]), config.model
+    prior = variables.prior(model)
     both = unet(
         jnp.concatenate(
-            [diffusion.unet_input(x_s, a_s, model), diffusion.unet_input(x_b, a_b, model)]
+            [diffusion.unet_input(x_s, a_s, prior), diffusion.unet_input(x_b, a_b, prior)]
         ),
         jnp.concatenate([draws.t_less_noisy, draws.t_noisier]),
         key=dropout_key,
     )
     e_s, e_b = jnp.split(both.astype(x.dtype), 2)
     reconstruction = diffusion.guide(
-        diffusion.predict_start(x_s, a_s, e_s, model),
-        diffusion.predict_start(x_b, a_b, e_b, model),
+        diffusion.predict_start(x_s, a_s, e_s, prior),
+        diffusion.predict_start(x_b, a_b, e_b, prior),
         a_s,
         config.diffusion.guidance_weight,
     )
@@ -106,7 +107,8 @@ def forward(
     )
     second = model.difference * (x - reconstruction) if model.difference else reconstruction
     anomaly_map = segmentation(jnp.concatenate([x, second], axis=-1), train=train)
-    batch_stats = {"segmentation": nnx.to_pure_dict(nnx.state(segmentation, nnx.BatchStat))}
+    statistics = nnx.to_pure_dict(nnx.state(segmentation, nnx.BatchStat))
+    batch_stats = {**variables.batch_stats, "segmentation": statistics}
     return Forward(e_s, e_b, reconstruction, anomaly_map, batch_stats)
 
 
@@ -129,7 +131,9 @@ def training_loss(
     )
     weights, parts = config.loss, config.train.accumulation_steps
     terms = {
-        "noise_loss": noise_loss(out, batch, draws, normal_count, config),
+        "noise_loss": noise_loss(
+            out, batch, draws, normal_count, config, variables.prior(config.model)
+        ),
         "focal_loss": losses.focal(out.anomaly_map, batch["mask"], weights) / parts,
         "smooth_l1_loss": losses.smooth_l1(out.anomaly_map, batch["mask"], weights.smooth_l1_beta)
         / parts,
@@ -143,7 +147,12 @@ def training_loss(
 
 
 def noise_loss(
-    out: Forward, batch: Batch, draws: Draws, normal_count: Float[Array, ""], config: Config
+    out: Forward,
+    batch: Batch,
+    draws: Draws,
+    normal_count: Float[Array, ""],
+    config: Config,
+    prior: diffusion.Prior | None,
 ) -> Float[Array, ""]:
     """Error of the U-Net's outputs, the mean over those pictures that teach it: `loss.target`."""
     x = diffusion.to_network(batch["image"], config.model)
@@ -155,7 +164,7 @@ def noise_loss(
         (draws.t_noisier, draws.noise_noisier, out.predicted_noisier),
     ):
         a = diffusion.alphas_at(config.diffusion, t, x.dtype)
-        target = diffusion.unet_target(x, clean, a, noise, config.model)
+        target = diffusion.unet_target(x, clean, a, noise, prior)
         errors += losses.noise_errors(predicted, target)
     if everything:
         return jnp.mean(errors) / config.train.accumulation_steps

@@ -1,6 +1,7 @@
 """What training changes, and how it starts."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from configs.schema import Config, ModelConfig
+from diffad_jax.method.diffusion import Prior, to_network
 from diffad_jax.models.segmentation import SegmentationNet
 from diffad_jax.models.unet import UNet
 
@@ -33,11 +35,21 @@ class Variables:
     """Arrays of both networks as nested dicts; float32.
 
     params:      {'unet': ..., 'segmentation': ...}
-    batch_stats: {'segmentation': ...}, the running statistics of its BatchNorms
+    batch_stats: {'segmentation': ...}, the running statistics of its BatchNorms; of a
+      preconditioned U-Net also {'pictures': {'mean': f32[s, s, 3], 'spread': f32[]}}, the mean
+      training picture and the standard deviation about it, in [0, 1]
     """
 
     params: PyTree
     batch_stats: PyTree
+
+    def prior(self, config: ModelConfig) -> Prior | None:
+        """What the U-Net takes for granted of pictures; None where it predicts the noise."""
+        if config.prediction == "epsilon":
+            return None
+        mean, spread = (self.batch_stats["pictures"][name] for name in ("mean", "spread"))
+        width = 2.0 if config.image_range == "signed" else 1.0
+        return Prior(to_network(mean[None], config), width * spread)
 
 
 @jax.tree_util.register_dataclass
@@ -69,9 +81,12 @@ def init_variables(config: ModelConfig, key: Array) -> Variables:
     unet = nnx.state(UNet(config, rngs=nnx.Rngs(keys[0])), nnx.Param)
     segmentation = SegmentationNet(config, rngs=nnx.Rngs(keys[1]))
     params, batch_stats = nnx.state(segmentation, nnx.Param, nnx.BatchStat)
+    statistics = {"segmentation": nnx.to_pure_dict(batch_stats)}
+    if config.prediction == "preconditioned":
+        size = config.image_size
+        statistics["pictures"] = {"mean": jnp.full((size, size, 3), 0.5), "spread": jnp.ones(())}
     return Variables(
-        {"unet": nnx.to_pure_dict(unet), "segmentation": nnx.to_pure_dict(params)},
-        {"segmentation": nnx.to_pure_dict(batch_stats)},
+        {"unet": nnx.to_pure_dict(unet), "segmentation": nnx.to_pure_dict(params)}, statistics
     )
 
 
@@ -85,6 +100,18 @@ def start(variables: Variables, optimizer: optax.GradientTransformation) -> Trai
     )
 
 
-def init(config: Config, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """A run's state at step 0, a function of the key alone."""
-    return start(init_variables(config.model, key), optimizer)
+def init(
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    pictures: Mapping[str, Array] | None = None,
+) -> TrainState:
+    """A run's state at step 0, a function of the key alone.
+
+    `pictures`, of a preconditioned U-Net, replaces `Variables.batch_stats['pictures']`.
+    """
+    variables = init_variables(config.model, key)
+    if pictures is not None:
+        statistics = {**variables.batch_stats, "pictures": dict(pictures)}
+        variables = Variables(variables.params, statistics)
+    return start(variables, optimizer)

@@ -35,7 +35,9 @@ def key_shape():
 def training(config):
     """The program of a training step around toy networks, its constants included."""
     optimizer = optim.optimizer(config, total_steps=100)
-    state = jax.eval_shape(lambda: train_state.start(toys.variables(), optimizer))
+    known = np.zeros((SIZE, SIZE, 3)), 0.5  # of the pictures
+    prior = known if config.model.prediction == "preconditioned" else None
+    state = jax.eval_shape(lambda: train_state.start(toys.variables(prior=prior), optimizer))
     batch = {
         name: jax.ShapeDtypeStruct(shape, jnp.float32)
         for name, shape in jitted.batch_shapes(config).items()
@@ -75,14 +77,12 @@ def steps_of_a_run(config):
     return train.length(config, pictures=10)
 
 
-PRECONDITIONED = {"model__prediction": "preconditioned"}
 OSCILLATING = {f"{net}_optim__schedule": "oscillating" for net in ("unet", "segmentation")}
 # Key: what it changes, two values, and what else is set with both.
 HERE = {
     "model.image_size": (batches, 32, 64, {}),
     "model.image_range": (training, "unit", "signed", {}),
     "model.prediction": (training, "epsilon", "preconditioned", {}),
-    "model.spread": (training, 0.5, 0.4, PRECONDITIONED),
     "model.difference": (training, 0.0, 4.0, {}),
     "model.unet_base": (weights, 32, 64, {}),
     "model.unet_multipliers": (weights, (1, 1), (1, 2), {}),

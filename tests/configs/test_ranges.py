@@ -27,7 +27,6 @@ RANGES = {
     "model.image_size": ([0, -64, 16, 31], [32, 64]),
     "model.image_range": WORD,
     "model.prediction": WORD,
-    "model.spread": ABOVE_0,
     "model.difference": WEIGHT,
     "model.unet_base": ([0, -32, 16, 33], [32]),
     "model.unet_multipliers": ([(0,), (1, -1), (1e39,), 1], [(1,)]),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import datasets
+from input_pipeline import datasets, on_disk
 from input_pipeline.on_disk import chunks, replacing
 from tests.support import sets
 
@@ -149,3 +149,14 @@ def test_parts_a_new_picture_and_the_split_change_what_training_sees(root):
     (root / f"nut/train/good/{sets.TRAIN[2]}.png").unlink()
     fewer = load(root)
     assert fewer.train.fingerprint not in (held.train.fingerprint, after.train.fingerprint)
+
+
+def test_mean_picture_and_spread_about_it(monkeypatch):
+    images = np.random.default_rng(3).integers(0, 256, (9, 4, 5, 3), np.uint8)
+    monkeypatch.setattr(on_disk.chunks, "__defaults__", (4,))
+    mean, spread = on_disk.mean_and_spread(images)
+    exact = images.astype(np.float64) / 255
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(spread, np.std(exact - exact.mean(0)), rtol=1e-6)
+    assert (mean.dtype, spread.dtype) == (np.float32, np.float32)
+    assert on_disk.mean_and_spread(images[:1])[1] == np.float32(1 / 255)  # all alike

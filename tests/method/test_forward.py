@@ -42,18 +42,21 @@ def test_forward(float64, image_range, prediction, weight, train):
     config, image, draws = case(
         model__image_range=image_range,
         model__prediction=prediction,
-        model__spread=0.4,
         diffusion__guidance_weight=weight,
     )
-    variables = toys.variables(np.float64)
+    prior = np.random.default_rng(5).random(PICTURES[1:]), 0.2
+    variables = toys.variables(np.float64, prior)
     out = steps.forward(toys.networks(), variables, jnp.asarray(image), draws, config, train=train)
     alphas = np.cumprod(1 - diffusion.betas(config.diffusion))
-    outputs, repaint, anomaly_map, running = toys.numpy_forward(image, draws, config, alphas, train)
+    outputs, repaint, anomaly_map, running = toys.numpy_forward(
+        image, draws, config, alphas, train, prior
+    )
     np.testing.assert_allclose(out.predicted_less_noisy, outputs[0], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(out.predicted_noisier, outputs[1], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(out.reconstruction, repaint, atol=1e-8)
     np.testing.assert_allclose(out.anomaly_map, anomaly_map, atol=1e-8)
     np.testing.assert_allclose(out.batch_stats["segmentation"]["mean"], running, rtol=1e-9)
+    np.testing.assert_array_equal(out.batch_stats["pictures"]["mean"], prior[0])  # as it was
     # What comes back is in [0, 1], and the score is the mean of the largest values.
     if not train:
         judged = judging.evaluate(variables, jnp.asarray(image), draws, toys.networks(), config)

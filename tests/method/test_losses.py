@@ -211,6 +211,10 @@ def case(**changes):
     return config, said, {k: jnp.asarray(v) for k, v in batch.items()}, draws
 
 
+# Mean and spread of the training pictures, in [0, 1].
+KNOWN = (np.random.default_rng(6).random((4, 4, 3)), 0.2)
+
+
 def numpy_noise_loss(predicted, config, batch, draws):
     """Error of the output that would lead to the wanted picture, by solving for it."""
     unit = {k: np.asarray(v) for k, v in batch.items()}
@@ -218,7 +222,9 @@ def numpy_noise_loss(predicted, config, batch, draws):
     x, clean = (2 * unit[k] - 1 if signed else unit[k] for k in ("image", "clean"))
     wanted = clean if config.loss.target == "clean" else x
     alphas = np.cumprod(1 - diffusion.betas(config.diffusion))
-    s, errors = config.model.spread, np.zeros(3)
+    (mean, s), errors = (np.asarray(value) for value in KNOWN), np.zeros(3)
+    if signed:
+        mean, s = 2 * mean - 1, 2 * s
     for t, noise, output in zip(
         (draws.t_less_noisy, draws.t_noisier),
         (draws.noise_less_noisy, draws.noise_noisier),
@@ -232,7 +238,7 @@ def numpy_noise_loss(predicted, config, batch, draws):
         else:
             sigma2 = (1 - a) / a
             skip, out = s**2 / (sigma2 + s**2), s * np.sqrt(sigma2 / (sigma2 + s**2))
-            target = (wanted - skip * x_t / np.sqrt(a)) / out
+            target = (wanted - mean - skip * (x_t / np.sqrt(a) - mean)) / out
         errors += np.mean((np.asarray(output) - target) ** 2, axis=(1, 2, 3))
     taught = np.ones(3) if config.loss.target == "clean" else 1 - unit["label"]
     return (taught * errors).sum() / taught.sum() if taught.sum() else 0.0
@@ -246,13 +252,14 @@ def test_noise_loss(float64, image_range, prediction, target):
         model__image_range=image_range, model__prediction=prediction, loss__target=target
     )
     count = jnp.sum(1 - batch["label"])
+    prior = toys.variables(np.float64, KNOWN).prior(config.model)
     outputs = np.stack([said.predicted_less_noisy, said.predicted_noisier])
 
     def ours(outputs):
         out = dataclasses.replace(
             said, predicted_less_noisy=outputs[0], predicted_noisier=outputs[1]
         )
-        return steps.noise_loss(out, batch, draws, count, config)
+        return steps.noise_loss(out, batch, draws, count, config, prior)
 
     def theirs(outputs):
         return numpy_noise_loss(outputs, config, batch, draws)
@@ -261,7 +268,7 @@ def test_noise_loss(float64, image_range, prediction, target):
     assert_gradient(ours, theirs, outputs)
     none_normal = dict(batch, label=jnp.ones(3))
     if target == "normal":
-        assert steps.noise_loss(said, none_normal, draws, jnp.float64(0), config) == 0
+        assert steps.noise_loss(said, none_normal, draws, jnp.float64(0), config, prior) == 0
 
 
 @pytest.mark.parametrize("parts", [1, 2])

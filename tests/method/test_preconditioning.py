@@ -5,22 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import schema
 from diffad_jax.method import diffusion, steps, train_state
 from tests.support import helpers
 
 SPREAD = 0.5
+MEAN = np.random.default_rng(7).uniform(-0.6, 0.6, (1, 16, 16, 3))
 FORMS = ("epsilon", "preconditioned")
 
 
-def model(form: str) -> schema.ModelConfig:
-    return helpers.parsed(model__prediction=form, model__spread=SPREAD).model
+def prior(form: str) -> diffusion.Prior | None:
+    known = diffusion.Prior(jnp.asarray(MEAN), jnp.asarray(SPREAD))
+    return known if form == "preconditioned" else None
 
 
 def noised(t: int, count: int = 4):
-    """A Gaussian picture of that spread, its noise, a_t and x_t; float64."""
+    """A Gaussian picture of that mean and spread, its noise, a_t and x_t; float64."""
     generator = np.random.default_rng(t)
-    x = jnp.asarray(SPREAD * generator.standard_normal((count, 16, 16, 3)))
+    x = jnp.asarray(MEAN + SPREAD * generator.standard_normal((count, 16, 16, 3)))
     noise = jnp.asarray(generator.standard_normal(x.shape))
     config = helpers.parsed().diffusion
     a = diffusion.alphas_at(config, jnp.full(count, t), x.dtype)
@@ -29,20 +30,21 @@ def noised(t: int, count: int = 4):
 
 @pytest.mark.parametrize("t", [0, 200, 400, 999])
 def test_silence_is_the_best_answer_for_gaussian_pictures(float64, t):
-    """F = 0 gives E[x | x_t] = cov(x, x_t) / var(x_t) x_t."""
+    """F = 0 gives E[x | x_t] = E[x] + cov(x, x_t) / var(x_t) (x_t - E[x_t])."""
     _, _, a, x_t = noised(t)
-    estimate = diffusion.predict_start(x_t, a, jnp.zeros_like(x_t), model("preconditioned"))
+    estimate = diffusion.predict_start(x_t, a, jnp.zeros_like(x_t), prior("preconditioned"))
     covariance, variance = jnp.sqrt(a) * SPREAD**2, a * SPREAD**2 + 1 - a
-    np.testing.assert_allclose(estimate, covariance / variance * x_t, rtol=1e-12)
+    expected = MEAN + covariance / variance * (x_t - jnp.sqrt(a) * MEAN)
+    np.testing.assert_allclose(estimate, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("t", [0, 200, 400, 999])
 def test_input_and_target_have_variance_one(float64, t):
     x, noise, a, x_t = noised(t, 200)
-    m = model("preconditioned")
+    known = prior("preconditioned")
     for values in (
-        diffusion.unet_input(x_t, a, m),
-        diffusion.unet_target(x, x, a, noise, m),
+        diffusion.unet_input(x_t, a, known),
+        diffusion.unet_target(x, x, a, noise, known),
     ):
         np.testing.assert_allclose(np.var(values), 1, atol=0.02)
 
@@ -53,22 +55,22 @@ def test_the_target_leads_to_the_clean_picture(float64, t, form):
     """Whatever the anomaly that was noised with it."""
     x, noise, a, x_t = noised(t)
     clean = x.at[:, 3:7, 3:7].add(0.4)
-    target = diffusion.unet_target(x, clean, a, noise, model(form))
-    estimate = diffusion.predict_start(x_t, a, target, model(form))
+    target = diffusion.unet_target(x, clean, a, noise, prior(form))
+    estimate = diffusion.predict_start(x_t, a, target, prior(form))
     np.testing.assert_allclose(estimate, clean, atol=1e-9)
 
 
 def test_without_anomaly_epsilon_is_asked_for_the_noise_itself():
     x, noise, a, _ = noised(0)
-    np.testing.assert_array_equal(diffusion.unet_target(x, x, a, noise, model("epsilon")), noise)
+    np.testing.assert_array_equal(diffusion.unet_target(x, x, a, noise, prior("epsilon")), noise)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_error_is_the_weighted_error_of_the_estimate(float64, form):
     x, noise, a, x_t = noised(300)
     output = jnp.asarray(np.random.default_rng(1).standard_normal(x.shape))
-    error = output - diffusion.unet_target(x, x, a, noise, model(form))
-    estimate = diffusion.predict_start(x_t, a, output, model(form))
+    error = output - diffusion.unet_target(x, x, a, noise, prior(form))
+    estimate = diffusion.predict_start(x_t, a, output, prior(form))
     sigma = jnp.sqrt((1 - a) / a)
     weight = {
         "epsilon": 1 / sigma**2,

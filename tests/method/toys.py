@@ -40,7 +40,8 @@ def networks() -> train_state.Networks:
     return train_state.Networks(nnx.graphdef(ToyUNet()), nnx.graphdef(ToySegmentation()))
 
 
-def variables(dtype=jnp.float32) -> train_state.Variables:
+def variables(dtype=jnp.float32, prior=None) -> train_state.Variables:
+    """With `prior`, a mean and a spread in [0, 1], for a preconditioned U-Net."""
     unet, segmentation = ToyUNet(), ToySegmentation()
     params, stats = nnx.state(segmentation, nnx.Param, nnx.BatchStat)
     made = train_state.Variables(
@@ -50,10 +51,12 @@ def variables(dtype=jnp.float32) -> train_state.Variables:
         },
         {"segmentation": nnx.to_pure_dict(stats)},
     )
+    if prior is not None:
+        made.batch_stats["pictures"] = dict(zip(("mean", "spread"), prior, strict=True))
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), made)
 
 
-def numpy_forward(image, draws, config, alphas, train):
+def numpy_forward(image, draws, config, alphas, train, prior=(0.0, 0.5)):
     """Outputs of the U-Net (less noisy, noisier), reconstruction, map and the new running mean.
 
     By the formulas of the two papers; the guidance as the authors have it, by noising the less
@@ -62,7 +65,10 @@ def numpy_forward(image, draws, config, alphas, train):
     host = variables(np.float64)
     params = jax.tree.map(np.asarray, host.params)
     model = config.model
-    x = 2 * image - 1 if model.image_range == "signed" else image
+    signed = model.image_range == "signed"
+    x, centre, s = image, *prior
+    if signed:
+        x, centre, s = 2 * image - 1, 2 * np.asarray(centre) - 1, 2 * s
     outputs, starts = [], []
     for t, noise in (
         (draws.t_less_noisy, draws.noise_less_noisy),
@@ -71,8 +77,9 @@ def numpy_forward(image, draws, config, alphas, train):
         t, noise = np.asarray(t), np.asarray(noise)
         a = alphas[t][:, None, None, None]
         x_t = np.sqrt(a) * x + np.sqrt(1 - a) * noise
-        sigma2, s2 = (1 - a) / a, model.spread**2
-        seen = x_t / np.sqrt(a) / np.sqrt(sigma2 + s2)
+        sigma2, s2 = (1 - a) / a, s**2
+        shifted = x_t / np.sqrt(a) - centre
+        seen = shifted / np.sqrt(sigma2 + s2)
         seen = x_t if model.prediction == "epsilon" else seen
         unet = params["unet"]
         output = seen * unet["scale"] + t[:, None, None, None] / 1000 * unet["shift"]
@@ -80,7 +87,7 @@ def numpy_forward(image, draws, config, alphas, train):
             start = (x_t - np.sqrt(1 - a) * output) / np.sqrt(a)
         else:
             skip, out = s2 / (sigma2 + s2), np.sqrt(sigma2 * s2 / (sigma2 + s2))
-            start = skip * x_t / np.sqrt(a) + out * output
+            start = centre + skip * shifted + out * output
         outputs.append(output)
         starts.append((start, x_t, a))
     (start, x_t, a), (target, _, _) = starts
