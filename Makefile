@@ -1,6 +1,7 @@
 # make quickstart    set up, make pictures, train, evaluate, show where the report is
 # make test          set up with the tested versions, check style and types, run the tests
 # make test-newest   set up Python 3.13 with the newest of everything, run the tests
+# make gpu-recipe    configs/fast.py on MVTec AD's bottle and grid, results to benchmarks/RESULTS.md
 # make notebook      set up, execute docs/first_steps.ipynb, keep its output
 PYTHON ?= python3
 # pyenv's python3.13 answers only when it is named.
@@ -11,12 +12,21 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PINS := $(wildcard constraints-py*.txt)
 
-.PHONY: quickstart test test-newest newest lint format notebook clean
+.PHONY: quickstart gpu-recipe test test-newest newest lint format notebook clean
 
 quickstart: $(VENV)/run.stamp
 	$(BIN)/python -m input_pipeline.quickstart --output data/quickstart
 	$(BIN)/python -m diffad_jax.main --config configs/quickstart.py --workdir runs/quickstart
 	@echo "Open $$(ls -d runs/quickstart/eval/*/ | sort -V | tail -n 1)report.html"
+
+# MVTEC and TEXTURES are folders; MORE are flags, such as --config.train.steps=2 for a dry run.
+gpu-recipe: RUNS = --out runs/gpu --arms recipe --categories $(MVTEC)/bottle,$(MVTEC)/grid
+gpu-recipe: $(VENV)/run.stamp
+	@test -d '$(MVTEC)/bottle' -a -d '$(TEXTURES)' || \
+	    { echo 'make gpu-recipe MVTEC=FOLDER TEXTURES=FOLDER'; exit 1; }
+	$(BIN)/python -m benchmarks.recipe $(RUNS) --config configs/fast.py \
+	    --config.data.textures='$(TEXTURES)' $(MORE)
+	$(BIN)/python -m benchmarks.curves $(RUNS) --append benchmarks/RESULTS.md
 
 test: lint
 	$(PYTEST)

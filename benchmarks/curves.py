@@ -1,8 +1,8 @@
 """What `benchmarks.recipe` left, over time: a table of minutes and measures, or a chart of steps.
 
-    python -m benchmarks.curves --out runs/recipe --arms small,fast --categories data/mvtec/bottle \
-        --seeds 0,1 --chart docs/recipe.svg
-    python -m benchmarks.curves --out runs/gpu --arms fast --categories data/mvtec/bottle \
+    python -m benchmarks.curves --out runs/recipe --arms paper,recipe --seeds 0,1 \
+        --categories data/mvtec/bottle --chart docs/recipe.svg
+    python -m benchmarks.curves --out runs/gpu --arms recipe --categories data/mvtec/bottle \
         --append benchmarks/RESULTS.md
 
 The chart has a panel a measure and a line an arm: the mean over all runs, at the steps at which

@@ -1,7 +1,7 @@
 """Which way of training learns fastest: arms x categories x seeds, one run after another.
 
 python -m benchmarks.recipe --out runs/recipe --config configs/small.py --config.train.steps=250 \
-    --arms small,clean --categories data/mvtec/bottle,data/mvtec/grid --seeds 0,1 \
+    --arms paper,recipe --categories data/mvtec/bottle,data/mvtec/grid --seeds 0,1 \
     --config.data.textures=data/dtd/images
 
 An arm is a name of `ARMS`, or one made up here: `NAME:model.prediction=epsilon:train.ema_decay=0`.
@@ -24,12 +24,18 @@ from collections.abc import Iterator, Sequence
 
 from absl import app, flags
 
-# Changes of the configuration that is given; what each is for: RECIPE.md.
-_PRECONDITIONED = ("model.prediction=preconditioned", "model.image_range=signed")
+# Changes of the configuration that is given, one of the recipe's (small, fast). Each arm goes one
+# step from the paper's method to the recipe; what each is for: RECIPE.md.
+_ROUGH = ("evaluate.smoothing=0",)
+_REPAINT = ("model.difference=0", *_ROUGH)
 ARMS: dict[str, tuple[str, ...]] = {
-    "small": (),
-    "preconditioned": _PRECONDITIONED,
-    "clean": (*_PRECONDITIONED, "loss.target=clean"),
+    "paper": (
+        *("model.prediction=epsilon", "model.image_range=unit", "loss.target=normal"),
+        *_REPAINT,
+    ),
+    "clean": _REPAINT,
+    "difference": _ROUGH,
+    "recipe": (),
 }
 COLUMNS = {
     "image_auroc": "image AUROC",

@@ -1,4 +1,4 @@
-r"""As small as the networks can be: `small` at 32 px with 6 steps, for the tests.
+r"""As small as the networks can be: 32 px, 6 steps, for the tests.
 
     python -m diffad_jax.main --config configs/test.py --workdir runs/test \
         --config.data.root=ROOT --config.data.category=NAME
@@ -9,12 +9,19 @@ nothing in 6 steps.
 
 import ml_collections
 
-from configs import small
+from configs import default, small
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Differences from the `small` configuration."""
     config = small.get_config()
+    # The paper's method, whatever the recipe of the day.
+    paper = default.get_config()
+    for section, key in (
+        *(("model", "image_range"), ("model", "prediction"), ("model", "difference")),
+        *(("loss", "target"), ("evaluate", "smoothing")),
+    ):
+        config[section][key] = paper[section][key]
     config.model.image_size = 32
     config.model.unet_multipliers = (1, 1)
     config.model.res_blocks = 1

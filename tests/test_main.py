@@ -158,8 +158,8 @@ def test_unusable_pictures_are_one_line(tmp_path):
         ),
         (
             "--config=configs/nope.py --workdir=a",
-            "no configuration file configs/nope.py; packaged ones are default, quickstart, small, "
-            "test",
+            "no configuration file configs/nope.py; packaged ones are default, fast, quickstart, "
+            "small, test",
         ),
         (
             "--config=configs/schema.py --workdir=a",

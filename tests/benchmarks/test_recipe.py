@@ -28,13 +28,13 @@ def study(tmp_path, *names: str, seeds=("0", "1")) -> list[recipe.Run]:
 
 
 def test_a_seed_of_everything_before_the_next(tmp_path):
-    every = study(tmp_path, "small", "slow:train.ema_decay=0.9:seed=3")
+    every = study(tmp_path, "recipe", "slow:train.ema_decay=0.9:seed=3")
     assert [(run.arm, run.category.name, run.seed) for run in every[:5]] == [
-        ("small", "bottle", 0),
+        ("recipe", "bottle", 0),
         ("slow", "bottle", 0),
-        ("small", "grid", 0),
+        ("recipe", "grid", 0),
         ("slow", "grid", 0),
-        ("small", "bottle", 1),
+        ("recipe", "bottle", 1),
     ]
     command = every[1].command("configs/small.py", ["--config.train.steps=9"])
     assert command[-3:] == [
@@ -42,12 +42,12 @@ def test_a_seed_of_everything_before_the_next(tmp_path):
         "--config.train.ema_decay=0.9",
         "--config.seed=3",
     ]
-    with pytest.raises(ValueError, match="no arm 'smal'"):
-        recipe.arms(["smal"])
+    with pytest.raises(ValueError, match="no arm 'recip'"):
+        recipe.arms(["recip"])
 
 
 def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
-    finished, begun, fresh, _ = study(tmp_path, "small")
+    finished, begun, fresh, _ = study(tmp_path, "recipe")
     write(finished, 0.9)
     write(begun, 0.9, step=200)
     assert finished.final() == {"image_auroc": 0.9}
@@ -60,27 +60,29 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
 
 
 def test_table(tmp_path):
-    every = study(tmp_path, "small", seeds=("0", "1", "2"))
+    every = study(tmp_path, "recipe", seeds=("0", "1", "2"))
     for run, auroc in zip(every, (0.9, 0.8, 0.94, 0.7, 0.97, 0.6), strict=True):
         write(run, auroc)
     lines = recipe.table(every, "image_auroc", 0.94).splitlines()
-    assert "| small | bottle | 3 | 0.940 (0.900-0.970) |" in lines[2]
+    assert "| recipe | bottle | 3 | 0.940 (0.900-0.970) |" in lines[2]
     assert lines[2].endswith("| -, 250 (125 s), 250 (125 s) |")  # 250 steps of 4 at 8 a second
-    assert "| small | grid | 3 | 0.700 (0.600-0.800) |" in lines[3]
-    assert "| small | **mean** |  | 0.820 |" in lines[4]
+    assert "| recipe | grid | 3 | 0.700 (0.600-0.800) |" in lines[3]
+    assert "| recipe | **mean** |  | 0.820 |" in lines[4]
 
 
 def test_minutes_and_measures_of_every_run(tmp_path):
-    every = study(tmp_path, "small", seeds=("0",))
+    every = study(tmp_path, "recipe", seeds=("0",))
     write(every[0], 0.9)
     lines = curves.table(every).splitlines()
-    assert "| small, bottle, seed 0 | 0.8 | 100 | 0.500 |" in lines[2]  # 400 pictures at 8 a second
-    assert "| small, bottle, seed 0 | 2.1 | 250 | 0.900 |" in lines[3]
+    assert (
+        "| recipe, bottle, seed 0 | 0.8 | 100 | 0.500 |" in lines[2]
+    )  # 400 pictures at 8 a second
+    assert "| recipe, bottle, seed 0 | 2.1 | 250 | 0.900 |" in lines[3]
     assert len(lines) == 4  # grid has not begun
 
 
 def test_a_line_of_the_chart_is_the_mean_where_all_were_judged(tmp_path):
-    every = study(tmp_path, "small", seeds=("0",))
+    every = study(tmp_path, "recipe", seeds=("0",))
     write(every[0], 0.9)
     assert curves.means(every, "image_auroc") == [] and curves.means([], "image_auroc") == []
     write(every[1], 0.7, step=200)

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default, quickstart, schema, small, test
+from configs import default, fast, quickstart, schema, small, test
 from configs.errors import UserError
 from diffad_jax.method import optim
 from tests.support import goldens_io, helpers
 
 
-@pytest.mark.parametrize("source", [default, quickstart, small, test])
+@pytest.mark.parametrize("source", [default, fast, quickstart, small, test])
 def test_every_configuration_is_valid(source):
     config = helpers.parsed(source)
     assert schema.parse(source.get_config()) == config
