@@ -26,7 +26,7 @@ from absl import app, flags
 
 # Changes of the configuration that is given, one of the recipe's (small, fast). Each arm goes one
 # step from the paper's method to the recipe; what each is for: RECIPE.md.
-_ROUGH = ("evaluate.smoothing=0",)
+_ROUGH = ("evaluate.residual=0", "evaluate.smoothing=0")
 _REPAINT = ("model.difference=0", *_ROUGH)
 ARMS: dict[str, tuple[str, ...]] = {
     "paper": (

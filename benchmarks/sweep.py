@@ -20,6 +20,7 @@ from ml_collections import config_flags
 
 from benchmarks import breakdown
 from configs import schema
+from diffad_jax.method import jitted
 from diffad_jax.runs import profiling
 
 # Words of a variant, such as "bfloat16+norms": the configuration changes they stand for.
@@ -30,6 +31,7 @@ WORDS = {
     "blocks": {"remat": "blocks"},
     "cudnn": {"attention": "cudnn"},
     "highest": {},  # products in full float32, where the others may be TF32
+    "ynnpack": {},  # on CPUs: convolutions by YNNPACK, as XLA has it by default
 }
 COLUMNS = {
     "framework": "framework",
@@ -132,6 +134,8 @@ def configured(config, variant: str) -> schema.Config:
         config.model.update(WORDS[word])
         if word == "highest":
             jax.config.update("jax_default_matmul_precision", "highest")
+        if word == "ynnpack":
+            jitted.OWN_CONVOLUTIONS.clear()
     return schema.parse(config)
 
 

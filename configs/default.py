@@ -147,6 +147,8 @@ def get_config() -> ml_collections.ConfigDict:
                 "draws": 1,  # of the noise; the anomaly map is their mean, the time their multiple
                 "weights": "ema",  # ema (see train.ema_decay) or raw, those of the last step
                 "checkpoint": "last",  # the newest; or best: see train.keep_best
+                # Maps are multiplied by |picture - reconstruction| to this power; 0: they are not.
+                "residual": 0.0,
                 "smoothing": 0.0,  # px: sigma of the Gaussian that smooths maps, before scores
                 "top_pixels": 50,  # the score of a picture: mean of so many largest of its map
                 # Without defective test pictures: the share of good pictures that the threshold

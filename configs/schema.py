@@ -186,6 +186,7 @@ class EvaluateConfig:
     draws: Annotated[int, at_least(1)]
     weights: Literal["ema", "raw"]
     checkpoint: Literal["last", "best"]
+    residual: Weight
     smoothing: Weight
     top_pixels: Annotated[int, at_least(1, "pixel")]
     threshold_quantile: Annotated[float, within(0, 1, "()")]

@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     paper = default.get_config()
     for section, key in (
         *(("model", "image_range"), ("model", "prediction"), ("model", "difference")),
-        *(("loss", "target"), ("evaluate", "smoothing")),
+        *(("loss", "target"), ("evaluate", "residual"), ("evaluate", "smoothing")),
     ):
         config[section][key] = paper[section][key]
     config.model.image_size = 32

@@ -22,7 +22,7 @@ CHANGES = (
     *("model.unet_multipliers=(1,)", "model.attention_widths=()", "unet_optim.warmup_steps=5"),
     # The recipe of `fast`: the mean picture is a part of what has to come back.
     *("model.image_range=signed", "model.prediction=preconditioned", "model.difference=4"),
-    *("loss.target=clean", "evaluate.smoothing=1"),
+    *("loss.target=clean", "evaluate.residual=0.5", "evaluate.smoothing=1"),
 )
 
 

@@ -60,10 +60,19 @@ def evaluate(
     networks: Networks,
     config: Config,
 ) -> Judgement:
-    """Anomaly maps, `smooth`, and each one's `image_score`."""
+    """Anomaly maps, and each one's `image_score`.
+
+    A map is the segmentation network's, times the mean over channels of |picture - reconstruction|
+    to the power of `evaluate.residual` (0: as it is), then `smooth`. The network knows what
+    synthetic anomalies look like; the residual is large where a picture is not as good ones are.
+    """
     out = forward(networks, variables, image, draws, config, train=False)
-    anomaly_map = smooth(out.anomaly_map, config.evaluate.smoothing)
     reconstruction = diffusion.from_network(out.reconstruction, config.model)
+    anomaly_map = out.anomaly_map
+    if config.evaluate.residual:
+        residual = jnp.mean(jnp.abs(image - reconstruction), axis=-1, keepdims=True)
+        anomaly_map *= residual**config.evaluate.residual
+    anomaly_map = smooth(anomaly_map, config.evaluate.smoothing)
     return Judgement(image_score(anomaly_map, config), anomaly_map, reconstruction)
 
 

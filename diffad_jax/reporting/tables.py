@@ -36,6 +36,7 @@ MEANINGS = {
     "checkpoint": "last: the newest; best: the one that did best on the test pictures",
     "weights": "ema: a running average over the training steps; raw: as the last step left them",
     "draws": "random noises per picture; the map is their mean",
+    "residual": "the map is multiplied by |picture - reconstruction| to that power",
     "smoothing": "the map is smoothed by a Gaussian of that many pixels",
     "top_pixels": "a picture's score is the mean of that many highest values of its map",
     "less_noisy": "time step of the less noisy pass",

@@ -20,6 +20,7 @@ SETTINGS = (
     "evaluate.checkpoint",
     "evaluate.weights",
     "evaluate.draws",
+    "evaluate.residual",
     "evaluate.smoothing",
     "evaluate.top_pixels",
     "evaluate.less_noisy",

@@ -120,6 +120,7 @@ HERE = {
     "evaluate.less_noisy": (evaluation, 200, 199, {}),
     "evaluate.noisier": (evaluation, 400, 401, {}),
     "evaluate.draws": (evaluation, 1, 2, {}),
+    "evaluate.residual": (evaluation, 0.0, 0.5, {}),
     "evaluate.smoothing": (evaluation, 0.0, 1.0, {}),
     "evaluate.top_pixels": (evaluation, 10, 11, {}),
 }

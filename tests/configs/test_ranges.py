@@ -96,6 +96,7 @@ RANGES = {
     "evaluate.draws": COUNT,
     "evaluate.weights": WORD,
     "evaluate.checkpoint": WORD,
+    "evaluate.residual": WEIGHT,
     "evaluate.smoothing": WEIGHT,
     "evaluate.top_pixels": ([0, -1, 32 * 32 + 1], [1, 32 * 32]),
     "evaluate.threshold_quantile": ([0.0, 1.0, -0.1], [1e-9, 0.9999]),

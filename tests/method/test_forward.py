@@ -80,17 +80,22 @@ def test_the_segmentation_may_see_the_difference(float64, image_range):
     np.testing.assert_allclose(out.batch_stats["segmentation"]["mean"], running, rtol=1e-9)
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.7, 1.0, 3.0])
-def test_maps_are_smoothed_before_they_are_scored(float64, sigma):
+@pytest.mark.parametrize("image_range", ["unit", "signed"])
+@pytest.mark.parametrize(("residual", "sigma"), [(0, 0.7), (0, 3.0), (0.5, 0), (1, 0), (0.5, 1.0)])
+def test_maps_are_weighed_and_smoothed_before_they_are_scored(
+    float64, image_range, residual, sigma
+):
     """Against SciPy, which smooths the pictures of a batch one by one."""
-    config, image, draws = case(evaluate__smoothing=sigma)
-    variables, alphas = (
-        toys.variables(np.float64),
-        np.cumprod(1 - diffusion.betas(config.diffusion)),
+    changes = {"evaluate__residual": float(residual), "evaluate__smoothing": float(sigma)}
+    config, image, draws = case(model__image_range=image_range, **changes)
+    judged = judging.evaluate(
+        toys.variables(np.float64), jnp.asarray(image), draws, toys.networks(), config
     )
-    judged = judging.evaluate(variables, jnp.asarray(image), draws, toys.networks(), config)
-    _, _, anomaly_map, _ = toys.numpy_forward(image, draws, config, alphas, False)
-    expected = np.stack([ndimage.gaussian_filter(one, sigma) for one in anomaly_map[..., 0]])
+    alphas = np.cumprod(1 - diffusion.betas(config.diffusion))
+    _, repaint, anomaly_map, _ = toys.numpy_forward(image, draws, config, alphas, False)
+    shown = (repaint + 1) / 2 if image_range == "signed" else np.maximum(repaint, 0)
+    weighed = anomaly_map[..., 0] * np.abs(image - shown).mean(-1) ** residual
+    expected = np.stack([ndimage.gaussian_filter(one, sigma) for one in weighed])
     np.testing.assert_allclose(judged.anomaly_map[..., 0], expected, atol=1e-8)
     top = np.sort(expected.reshape(4, -1), axis=1)[:, -config.evaluate.top_pixels :]
     np.testing.assert_allclose(judged.score, top.mean(1), atol=1e-8)

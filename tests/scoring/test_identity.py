@@ -87,6 +87,7 @@ def test_every_setting_is_in_the_identity():
         "evaluate.checkpoint": "best",
         "evaluate.weights": "raw",
         "evaluate.draws": 2,
+        "evaluate.residual": 0.25,
         "evaluate.smoothing": 1.5,
         "evaluate.top_pixels": 3,
         "evaluate.less_noisy": 100,
