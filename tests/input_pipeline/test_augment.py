@@ -72,6 +72,7 @@ def pictures() -> dict[str, np.ndarray]:
         "noise": noise,
         "dark": noise // 5,
         "two levels": (noise > 200).astype(np.uint8) * 90 + 30,
+        "two neighbouring levels": (noise > 200).astype(np.uint8) + 30,
         "one level, channel": noise * np.array([1, 0, 1], np.uint8),
         "skewed": (255 * (noise / 255.0) ** 6).astype(np.uint8),
     }

@@ -211,6 +211,14 @@ def test_the_threshold_lies_between_two_scores(seed):
     assert threshold == pytest.approx(slow_threshold(labels, scores), rel=1e-12)
 
 
+@pytest.mark.parametrize("good", [0.5, 0.9])
+def test_the_next_lower_score_is_of_either_class(good):
+    """Also where no good item lies below; minus infinity where none at all does."""
+    table = ranking.rank_items(np.array([1, 0, 1]), np.array([0.2, good, 0.7]), "items")
+    assert table.scores.tolist() == [0.7, 0.2]
+    assert table.below.tolist() == [0.5 if good < 0.7 else 0.2, -np.inf]
+
+
 def test_a_threshold_between_neighbouring_floats_still_parts_them():
     low = np.float32(0.5)
     high = np.nextafter(low, np.float32(1))
