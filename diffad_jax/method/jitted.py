@@ -90,10 +90,13 @@ def compiler_options(config: TrainConfig, mesh: Mesh) -> dict[str, bool | str] |
     GPUs, with `train.deterministic`: the same bits every time. That leaves out operations whose
     order of additions changes, and the timing of kernels that decides which one is used; CPUs need
     neither, and XLA has no such option for TPUs. CPUs: not to give convolutions to YNNPACK, which
-    takes 1.4 times as long as XLA's own for a training step (benchmarks/RESULTS.md).
+    takes 1.4 times as long as XLA's own for a training step (benchmarks/RESULTS.md); where JAX is
+    told to optimise little, those would be slow loops.
     """
     platform = mesh.devices.flat[0].platform
     if platform == "cpu":
+        if jax.config.values["jax_disable_most_optimizations"]:
+            return None
         return OWN_CONVOLUTIONS if known(*OWN_CONVOLUTIONS.items()) else None
     if platform == "gpu" and config.deterministic:
         return {"xla_gpu_deterministic_ops": True}

@@ -1,10 +1,12 @@
 """Adam for each network, with its own learning rate schedule."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int
 
 from configs.schema import Config, OptimConfig
 
@@ -39,12 +41,15 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
 
 def learning_rates(config: Config, step: int, total_steps: int) -> dict[str, float]:
     """What `step` (1-indexed, as in the log) was made with: unet_rate and segmentation_rate."""
-    sections = {"unet_rate": config.unet_optim, "segmentation_rate": config.segmentation_optim}
+    sections = (config.unet_optim, config.segmentation_optim)
     with jax.transfer_guard("allow"):  # scalars of a schedule, while the loop forbids transfers
-        return {
-            name: float(learning_rate(section, total_steps)(step - 1))
-            for name, section in sections.items()
-        }
+        unet, segmentation = (float(_rate(s, total_steps, step - 1)) for s in sections)
+    return {"unet_rate": unet, "segmentation_rate": segmentation}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # one small program, not one an operation
+def _rate(config: OptimConfig, total_steps: int, step: Int[Array, ""] | int) -> Float[Array, ""]:
+    return jnp.asarray(learning_rate(config, total_steps)(step), jnp.float32)
 
 
 def changed_rates(config: Config, step: int, planned: int, total_steps: int) -> list[str]:
