@@ -62,7 +62,10 @@ def toy(monkeypatch):
 
 
 def make_toy(monkeypatch):
-    """Networks of one number each."""
+    """Networks of one number each, and one picture that a square was painted into."""
+    grey = np.full((1, 32, 32, 3), 100, np.uint8)
+    painted = pipeline.Painted(grey, grey + 50, np.ones((1, 32, 32), bool))
+    monkeypatch.setattr(pipeline, "painted", lambda *_: painted)
     for module in (train_state, scorer):
         monkeypatch.setattr(module, "init", toy_init)
         monkeypatch.setattr(module, "define", lambda model: train_state.Networks(*UNUSED))
