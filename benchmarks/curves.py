@@ -11,7 +11,6 @@ of training, without compilation and evaluations.
 """
 
 import datetime
-import json
 import pathlib
 import platform
 import statistics
@@ -21,30 +20,22 @@ import jax
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from benchmarks.recipe import COLUMNS, Run, runs
+from benchmarks.recipe import COLUMNS, Run, judged, runs
 
 SHOWN = ("image_auroc", "pixel_ap", "aupro_30")
 
 
-def judged(run: Run) -> Iterator[tuple[float, dict]]:
+def timeline(run: Run) -> Iterator[tuple[float, dict]]:
     """(minutes of training, measures) for each time that the run was judged."""
     history = run.history()
-    if not history:
-        return
-    batch = json.loads((run.workdir / "config.json").read_text())["train"]["batch_size"]
-    seconds, step = 0.0, 0
-    for line in history:
-        if line["kind"] == "train":
-            seconds += (line["step"] - step) * batch / line["images_per_second"]
-            step = line["step"]
-        else:
-            yield seconds / 60, line
+    for seconds, line in judged(history, run.batch) if history else ():
+        yield seconds / 60, line
 
 
 def means(every: Sequence[Run], metric: str) -> list[tuple[int, float]]:
     """(step, mean of the measure over the runs) where every run was judged."""
     values = [
-        {line["step"]: line[metric] for _, line in judged(run) if line.get(metric) is not None}
+        {line["step"]: line[metric] for _, line in timeline(run) if line.get(metric) is not None}
         for run in every
     ]
     steps = sorted(set.intersection(*map(set, values))) if values else []
@@ -71,7 +62,7 @@ def table(every: Sequence[Run]) -> str:
     rows = [["run", "minutes", "step", *COLUMNS.values()]]
     rows.append(["---"] * len(rows[0]))
     for run in every:
-        for minutes, line in judged(run):
+        for minutes, line in timeline(run):
             cells = ["" if line.get(key) is None else f"{line[key]:.3f}" for key in COLUMNS]
             name = f"{run.arm}, {run.category.name}, seed {run.seed}"
             rows.append([name, f"{minutes:.1f}", str(line["step"]), *cells])

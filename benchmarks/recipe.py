@@ -78,6 +78,11 @@ class Run:
         lines = path.read_text().splitlines() if path.exists() else []
         return [json.loads(line) for line in lines]
 
+    @property
+    def batch(self) -> int:
+        """Pictures a step, of a run that has begun."""
+        return json.loads((self.workdir / "config.json").read_text())["train"]["batch_size"]
+
     def final(self) -> dict | None:
         """Metrics of the last step; None where that was not reached or judged."""
         judged = [line for line in self.history() if line["kind"] == "eval"]
@@ -143,14 +148,21 @@ def execute(run: Run, config: str, common: Sequence[str]) -> bool:
     return run.final() is not None
 
 
-def until(history: Sequence[dict], metric: str, level: float, batch: int) -> tuple[int, float]:
-    """The first judged step at which the metric is at least `level`, and seconds of training."""
+def judged(history: Sequence[dict], batch: int) -> Iterator[tuple[float, dict]]:
+    """(seconds of training, line) for each time that a run was judged."""
     seconds, step = 0.0, 0
     for line in history:
         if line["kind"] == "train":
             seconds += (line["step"] - step) * batch / line["images_per_second"]
             step = line["step"]
-        elif (line.get(metric) or 0.0) >= level:
+        else:
+            yield seconds, line
+
+
+def until(history: Sequence[dict], metric: str, level: float, batch: int) -> tuple[int, float]:
+    """The first judged step at which the metric is at least `level`, and seconds of training."""
+    for seconds, line in judged(history, batch):
+        if (line.get(metric) or 0.0) >= level:
             return line["step"], seconds
     raise LookupError(f"{metric} never reaches {level}")
 
@@ -192,9 +204,8 @@ def _reached(some: Sequence[tuple[Run, dict]], metric: str, level: float) -> str
     """Steps and seconds of every seed that got there."""
     words = []
     for run, _ in some:
-        batch = json.loads((run.workdir / "config.json").read_text())["train"]["batch_size"]
         try:
-            step, seconds = until(run.history(), metric, level, batch)
+            step, seconds = until(run.history(), metric, level, run.batch)
         except LookupError:
             words.append("-")
         else:
