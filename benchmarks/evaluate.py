@@ -81,11 +81,10 @@ def step_seconds(
     """Seconds of the first step, which compiles, and of the fastest of `count` others."""
     rows = np.arange(model.batch_size) % len(pictures.names)
     images = pictures.images[rows]
-    inputs = scorer.in_unit_range(images), scorer.noise_index(images)
-    batch, index = (sharding.share(part, model.mesh) for part in inputs)
+    batch = sharding.share(scorer.in_unit_range(images), model.mesh)
 
     def step():
-        judged = model.judge_batch(model.variables, batch, index, model.key)
+        judged = model.judge_batch(model.variables, batch, model.noises)
         return jax.block_until_ready(judged)
 
     return timed(step)[1], min(timed(step)[1] for _ in range(count))

@@ -7,13 +7,13 @@ As `benchmarks.train_step`; the batch size is `train.batch_size` here too.
 """
 
 import jax
-import numpy as np
 from absl import app, flags
 
 from benchmarks import sweep
 from configs.schema import Config
 from diffad_jax.method import jitted, train_state
 from diffad_jax.runs import profiling, sharding
+from diffad_jax.scoring import scorer
 
 
 def row(config: Config, count: int) -> dict:
@@ -24,8 +24,7 @@ def row(config: Config, count: int) -> dict:
     init = jax.jit(train_state.init_variables, static_argnums=0, out_shardings=everywhere)
     variables = init(config.model, key)
     batch = sharding.to_devices(sweep.random_batch(config), mesh)
-    index = np.arange(config.train.batch_size, dtype=np.int32)
-    inputs = (variables, batch["image"], jax.device_put(index, sharding.split(mesh)), key)
+    inputs = (variables, batch["image"], scorer.evaluation_noises(config, mesh))
 
     lowered = lower(config, mesh, inputs)
     compiled, compile_seconds = sweep.timed(lowered.compile)

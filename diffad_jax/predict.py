@@ -42,9 +42,9 @@ folders, those that systems leave behind (Thumbs.db, __MACOSX, @eaDir, ...), fil
 called like pictures (notes.txt), and maps and overlays that a prediction wrote (known by a mark in
 them; other pictures in folders called maps or overlays are read).
 
-A picture is decoded and resized as in training. Its noise follows from the picture alone, so its
-score does not depend on the others, and is what `--mode evaluate` gives for it (to the last bit in
-batches of the same size; pictures that are fewer than `evaluate.batch_size` go in smaller ones).
+A picture is decoded and resized as in training, and all get the same noise: a score does not
+depend on other pictures, and is what `--mode evaluate` gives for it (to the last bit in batches of
+the same size; pictures that are fewer than `evaluate.batch_size` go in smaller ones).
 """
 
 import dataclasses

@@ -50,6 +50,7 @@ class Run:
     category: datasets.Category
     hold: lock.Hold
     total_steps: int
+    key: jax.Array  # that all draws of training follow from
     train_step: Callable
     scorer: scorer.Scorer
     batches: Iterator[dict[str, np.ndarray]]
@@ -146,6 +147,7 @@ def prepare(
         category=category,
         hold=hold,
         total_steps=total_steps,
+        key=key,
         train_step=train_step,
         scorer=scorer.fresh(config, mesh, state),
         batches=pipeline.numpy_batches(
@@ -186,7 +188,7 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
         for step in range(first_step + 1, run.total_steps + 1):
             run.trace.before(step)
             batch = sharding.to_devices(run.meter.fetch(run.batches), run.scorer.mesh)
-            state, metrics = run.train_step(state, batch, run.scorer.key)
+            state, metrics = run.train_step(state, batch, run.key)
             run.meter.started(metrics)
             run.trace.after(step, metrics)
             pending.append((step, metrics))

@@ -41,7 +41,7 @@ def toy_step(state, batch, key, networks, optimizer, config):
     return new, {"loss": move, "noise_loss": 2 * move}
 
 
-def toy_evaluate(variables, image, index, key, networks, config):
+def toy_evaluate(variables, image, noises, networks, config):
     w = variables.params["unet"]["w"]
     anomaly_map = jax.nn.sigmoid(w * image[..., :1] - image[..., 1:2])
     return judging.Judgement(anomaly_map.max((1, 2, 3)), anomaly_map, 0.9 * image)

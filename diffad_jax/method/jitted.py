@@ -23,7 +23,7 @@ OWN_CONVOLUTIONS: dict[str, bool | str] = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"
 }
 
-EvaluateStep = Callable[[Variables, Array, Array, Key[Array, ""]], Judgement]
+EvaluateStep = Callable[[Variables, Array, Array], Judgement]  # weights, pictures, noises
 
 
 @runtime_checkable
@@ -65,7 +65,7 @@ def evaluate_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateSte
         in_precision(
             functools.partial(judging.evaluate_step, networks=networks, config=config), config.model
         ),
-        in_shardings=(everywhere, split, split, everywhere),
+        in_shardings=(everywhere, split, everywhere),
         out_shardings=everywhere,
         compiler_options=compiler_options(config.train, mesh),
     )

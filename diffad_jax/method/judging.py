@@ -1,7 +1,7 @@
 """The evaluation step: pictures in, image scores, anomaly maps and reconstructions out.
 
-Pictures enter and leave in [0, 1], NHWC. `evaluate` takes its noise as an argument, which
-`draw_evaluation` makes from a key.
+Pictures enter and leave in [0, 1], NHWC. The noise is an argument, which `draw_evaluation` makes
+from a key.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from scipy import ndimage
 from configs.schema import Config, EvaluateConfig
 from diffad_jax.method import diffusion
 from diffad_jax.method.steps import Draws, forward
-from diffad_jax.method.train_state import EVALUATE, MORE_DRAWS, Networks, Variables
+from diffad_jax.method.train_state import EVALUATE, Networks, Variables
 
 
 @jax.tree_util.register_dataclass
@@ -30,26 +30,32 @@ class Judgement:
 
 @jax.named_scope("draws")
 def draw_evaluation(
-    key: Key[Array, ""],
-    index: Int[Array, " b"],
-    image: Float[Array, "b h w 3"],
-    config: EvaluateConfig,
-) -> Draws:
-    """Fixed time steps, and noises that depend on (key, index) alone, not on the batch.
+    key: Key[Array, ""], config: EvaluateConfig, size: int
+) -> Float[Array, "k 2 {size} {size} 3"]:
+    """The noises of an evaluation, the same for every picture: `evaluate.draws` pairs, less noisy
+    first.
 
-    As index, `scorer.noise_index` gives a hash of the picture.
+    One noise for all leaves nothing to chance between two pictures. (A noise of its own for each
+    picture, as the authors draw, is no better: benchmarks/RECIPE.md.) More draws begin with the
+    same pair.
     """
-    shape = image.shape[1:]
+    streams = jax.random.fold_in(key, EVALUATE)
 
-    def noises(i):
-        return jax.random.normal(jax.random.fold_in(key, i), (2, *shape), image.dtype)
+    def pair(draw: Int[Array, ""]) -> Float[Array, "2 s s 3"]:
+        return jax.random.normal(jax.random.fold_in(streams, draw), (2, size, size, 3))
 
-    pair = jax.vmap(noises)(index)
+    return jax.vmap(pair)(jnp.arange(config.draws))
+
+
+def at_fixed_steps(
+    pair: Float[Array, "2 s s 3"], image: Float[Array, "b s s 3"], config: EvaluateConfig
+) -> Draws:
+    """What `evaluate` takes for a batch: the configured time steps, one pair of noises for all."""
+    count = image.shape[0]
     return Draws(
-        jnp.full_like(index, config.less_noisy),
-        jnp.full_like(index, config.noisier),
-        pair[:, 0],
-        pair[:, 1],
+        jnp.full(count, config.less_noisy),
+        jnp.full(count, config.noisier),
+        *(jnp.broadcast_to(noise.astype(image.dtype), image.shape) for noise in pair),
     )
 
 
@@ -100,31 +106,27 @@ def image_score(anomaly_map: Float[Array, "b h w 1"], config: Config) -> Float[A
 
 def evaluate_step(
     variables: Variables,
-    image: Float[Array, "b h w 3"],
-    index: Int[Array, " b"],
-    key: Key[Array, ""],
+    image: Float[Array, "b s s 3"],
+    noises: Float[Array, "k 2 s s 3"],
     networks: Networks,
     config: Config,
 ) -> Judgement:
-    """`evaluate` with the noises that belong to (key, index); see `draw_evaluation`.
+    """`evaluate` at the configured time steps, with noises as `draw_evaluation` gives them.
 
-    With `evaluate.draws` > 1 map and reconstruction are means over that many independent noises,
-    the first of them the one that a single draw has; the score is that of the mean map.
+    Of several pairs map and reconstruction are means; the score is that of the mean map.
     """
 
-    def judge(key: Key[Array, ""]) -> Judgement:
-        draws = draw_evaluation(key, index, image, config.evaluate)
+    def judge(pair: Float[Array, "2 s s 3"]) -> Judgement:
+        draws = at_fixed_steps(pair, image, config.evaluate)
         return evaluate(variables, image, draws, networks, config)
 
-    first, count = jax.random.fold_in(key, EVALUATE), config.evaluate.draws
-    if count == 1:
-        return judge(first)
-    more = [jax.random.fold_in(jax.random.fold_in(key, MORE_DRAWS), j) for j in range(1, count)]
+    if noises.shape[0] == 1:
+        return judge(noises[0])
 
-    def pictures(key: Key[Array, ""]) -> tuple[Array, Array]:
-        judged = judge(key)
+    def pictures(pair: Float[Array, "2 s s 3"]) -> tuple[Array, Array]:
+        judged = judge(pair)
         return judged.anomaly_map, judged.reconstruction
 
-    each = jax.lax.map(pictures, jnp.stack([first, *more]))
+    each = jax.lax.map(pictures, noises)
     anomaly_map, reconstruction = (jnp.mean(x, axis=0) for x in each)
     return Judgement(image_score(anomaly_map, config), anomaly_map, reconstruction)

@@ -17,8 +17,8 @@ from diffad_jax.models.unet import UNet
 
 PyTree = Any
 
-# Every random draw folds one of these into the run's key, then a step or a picture's index.
-INIT, TRAIN, EVALUATE, MORE_DRAWS = range(4)
+# Every random draw folds one of these into the run's key, then a step or the number of a draw.
+INIT, TRAIN, EVALUATE = range(3)
 
 
 @dataclasses.dataclass(frozen=True)

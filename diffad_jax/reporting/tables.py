@@ -29,13 +29,13 @@ MISSING, UNDEFINED = "–", "n/a"
 # What the names of `made_with` mean, for people who read a report.
 MEANINGS = {
     "step": "training step of the checkpoint",
-    "seed": "the noise follows from it and from the picture",
+    "seed": "the noise follows from it, the same for every picture",
     "compute_dtype": "number format that the networks compute in",
     "matmul_precision": "precision of products of float32 numbers",
     "guidance_weight": "how strongly the noisier pass guides the repainting of the less noisy one",
     "checkpoint": "last: the newest; best: the one that did best on the test pictures",
     "weights": "ema: a running average over the training steps; raw: as the last step left them",
-    "draws": "random noises per picture; the map is their mean",
+    "draws": "random noises; the map is the mean over them",
     "residual": "the map is multiplied by |picture - reconstruction| to that power",
     "smoothing": "the map is smoothed by a Gaussian of that many pixels",
     "top_pixels": "a picture's score is the mean of that many highest values of its map",

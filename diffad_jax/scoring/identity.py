@@ -13,7 +13,7 @@ from configs.schema import Config
 # The keys of the configuration that decide a score, once the model is trained. (What the model is
 # made of is the run's own: `runs.folder.check_model`.)
 SETTINGS = (
-    "seed",  # the noise of a picture follows from it and from the picture alone
+    "seed",  # the noise follows from it
     "model.compute_dtype",
     "model.matmul_precision",
     "diffusion.guidance_weight",

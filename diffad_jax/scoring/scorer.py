@@ -5,7 +5,6 @@ Training, evaluation and prediction all score through a `Scorer`, so a picture h
 
 import dataclasses
 import tempfile
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,11 +12,11 @@ import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, UInt8
 
 from configs.errors import UserError
 from configs.schema import Config, ModelConfig
-from diffad_jax.method import jitted, optim
+from diffad_jax.method import jitted, judging, optim
 from diffad_jax.method.judging import Judgement
 from diffad_jax.method.train_state import TrainState, Variables, define, init
 from diffad_jax.runs import checkpoint, folder, profiling, sharding
@@ -41,14 +40,15 @@ class Scorer:
 
     config: of the run; `evaluate` decides how a picture is scored.
     mesh: the devices; a batch is split over them.
-    key: that all noise follows from, on every device.
+    noises: f32[k, 2, s, s, 3], the same for every picture (`judging.draw_evaluation`), on every
+      device.
     judge_batch: the compiled step.
     variables: the weights, on every device. step: of training, which they belong to.
     """
 
     config: Config
     mesh: Mesh
-    key: jax.Array
+    noises: jax.Array
     judge_batch: jitted.EvaluateStep
     variables: Variables
     step: int
@@ -77,10 +77,9 @@ class Scorer:
         """
         missing = size - len(images)
         pictures = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)], mode="edge")
-        inputs = (in_unit_range(pictures), noise_index(pictures))
         with profiling.fitting(profiling.scoring_advice(size)):
-            image, index = (sharding.share(part, self.mesh) for part in inputs)
-            return self.judge_batch(self.variables, image, index, self.key)
+            image = sharding.share(in_unit_range(pictures), self.mesh)
+            return self.judge_batch(self.variables, image, self.noises)
 
     def batch(self, images: UInt8[np.ndarray, "n s s 3"], size: int | None = None) -> Found:
         """Judge at most a batch of pictures: `size`, else `batch_size`."""
@@ -101,10 +100,9 @@ class Scorer:
     def judge(self, pictures: Pictures) -> Judged:
         """Run every picture through the model.
 
-        The noise of a picture is a function of (key, the picture), so neither the batch size, the
-        number of devices nor the other pictures change its score. Of more than
-        `evaluate.exact_pictures`, maps and reconstructions lie in temporary files, read where they
-        are looked at.
+        All get the same noise, so neither the batch size, the number of devices nor the other
+        pictures change a score. Of more than `evaluate.exact_pictures`, maps and reconstructions
+        lie in temporary files, read where they are looked at.
 
         Raises:
           OSError: the disk of temporary files is full.
@@ -140,8 +138,8 @@ def fresh(config: Config, mesh: Mesh, state: TrainState) -> Scorer:
     """A scorer of a state that is on the devices."""
     runnable = dataclasses.replace(config, model=on_these_devices(config.model, mesh))
     judge_batch = jitted.evaluate_step(define(runnable.model), runnable, mesh)
-    key, variables = run_key(config.seed, mesh), weights(state, config)
-    return Scorer(runnable, mesh, key, judge_batch, variables, int(jax.device_get(state.step)))
+    noises, variables = evaluation_noises(config, mesh), weights(state, config)
+    return Scorer(runnable, mesh, noises, judge_batch, variables, int(jax.device_get(state.step)))
 
 
 def restored(
@@ -188,14 +186,14 @@ def run_key(seed: int, mesh: Mesh) -> jax.Array:
     return jax.jit(lambda: jax.random.key(seed), out_shardings=sharding.replicated(mesh))()
 
 
-def noise_index(images: UInt8[np.ndarray, "n s s 3"]) -> Int32[np.ndarray, " n"]:
-    """What the noise of a picture follows from in `judging.evaluate_step`: 31 bits of its CRC-32.
+def evaluation_noises(config: Config, mesh: Mesh) -> jax.Array:
+    """The noises of a run's evaluations, on every device; they follow from its seed."""
 
-    A function of the picture alone, as the networks see it (resized, 8 bit): not of its name, nor
-    of its place among others.
-    """
-    hashes = [zlib.crc32(image.tobytes()) & 0x7FFFFFFF for image in images]
-    return np.array(hashes, np.int32)
+    def draw() -> jax.Array:
+        key = jax.random.key(config.seed)
+        return judging.draw_evaluation(key, config.evaluate, config.model.image_size)
+
+    return jax.jit(draw, out_shardings=sharding.replicated(mesh))()
 
 
 def in_unit_range(images: UInt8[np.ndarray, "n s s 3"]) -> Float32[np.ndarray, "n s s 3"]:

@@ -21,6 +21,7 @@ from diffad_jax import evaluate, train
 from diffad_jax.method import jitted, optim, train_state
 from diffad_jax.models.unet import Attention
 from diffad_jax.runs import checkpoint, sharding
+from diffad_jax.scoring import scorer
 from tests.method import toys
 from tests.support import helpers
 
@@ -51,10 +52,10 @@ def evaluation(config):
     """The program of an evaluation step around toy networks."""
     variables = jax.eval_shape(toys.variables)
     image = jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 3), jnp.float32)
-    index = jax.ShapeDtypeStruct((BATCH,), jnp.int32)
     mesh = sharding.data_mesh(jax.devices()[:1])
+    noises = jax.eval_shape(lambda: scorer.evaluation_noises(config, mesh))
     step = jitted.evaluate_step(toys.networks(), config, mesh)
-    return step.lower(variables, image, index, key_shape()).as_text()
+    return step.lower(variables, image, noises).as_text()
 
 
 def weights(config):

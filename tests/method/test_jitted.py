@@ -30,8 +30,8 @@ def state(mesh):
     return checkpoint.abstract(shapes, sharding.replicated(mesh))
 
 
-def array(mesh, *shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.split(mesh))
+def array(mesh, *shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding.split(mesh))
 
 
 def lowered(function, *arguments):
@@ -60,8 +60,8 @@ def test_training_step_lowers_for_tpu_and_cuda(mesh, state):
 def test_inference_lowers_for_tpu_and_cuda(mesh, state):
     b, s = CONFIG.evaluate.batch_size, CONFIG.model.image_size
     step = jitted.evaluate_step(train_state.define(CONFIG.model), CONFIG, mesh)
-    arguments = (state.ema, array(mesh, b, s, s, 3), array(mesh, b, dtype=jnp.int32))
-    exported = lowered(step, *arguments, jax.eval_shape(lambda: jax.random.key(0)))
+    noises = jax.ShapeDtypeStruct((1, 2, s, s, 3), jnp.float32, sharding=sharding.replicated(mesh))
+    exported = lowered(step, state.ema, array(mesh, b, s, s, 3), noises)
     shapes = {result.shape for result in exported.out_avals}
     assert shapes == {(b,), (b, s, s, 1), (b, s, s, 3)}  # scores, maps, reconstructions
 

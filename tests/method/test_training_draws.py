@@ -4,6 +4,7 @@ Nothing here knows how keys are split: a draw has its range and its distribution
 of a step, of two steps, of two pictures or of two seeds have anything to do with each other.
 """
 
+import dataclasses
 import functools
 import types
 
@@ -139,41 +140,34 @@ def test_a_step_draws_what_it_drew_before(drawn):
 
 
 def test_training_and_evaluation_draw_apart(drawn):
-    key = jax.random.fold_in(jax.random.key(0), train_state.EVALUATE)
-    config = helpers.parsed().evaluate
-    evaluated = jax.jit(judging.draw_evaluation, static_argnums=3)(
-        key, jnp.arange(COUNT), jnp.zeros((COUNT, 2, 2, 3)), config
-    )
-    noise = np.concatenate(
-        [np.reshape(n, (COUNT, -1)) for n in (evaluated.noise_less_noisy, evaluated.noise_noisier)],
-        axis=1,
-    )
+    config = helpers.parsed(evaluate__draws=COUNT).evaluate
+    draw = jax.jit(judging.draw_evaluation, static_argnums=(1, 2))
+    noise = np.reshape(draw(jax.random.key(0), config, 2), (COUNT, -1))
     assert_uncorrelated(noise)  # among the pixels of both noises
-    assert_uncorrelated(noise[1:], noise[:-1])  # between pictures
+    assert_uncorrelated(noise[1:], noise[:-1])  # between draws
     assert_uncorrelated(noise, columns(*drawn))
     assert scipy.stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
+    few = draw(jax.random.key(0), dataclasses.replace(config, draws=3), 2)
+    np.testing.assert_array_equal(few, np.reshape(noise[:3], few.shape))
 
 
 @pytest.mark.parametrize("levels", [(200, 400), (5, 999)])
-def test_an_evaluation_depends_on_key_and_index_alone(levels):
+def test_every_picture_is_judged_at_the_same_steps_with_the_same_noise(levels):
     changes = dict(zip(("evaluate__less_noisy", "evaluate__noisier"), levels, strict=True))
     config = helpers.parsed(**changes).evaluate
-    draw = jax.jit(functools.partial(judging.draw_evaluation, config=config))
-    key, index = jax.random.key(3), jnp.asarray([5, 2**31 - 1, 0, 7], jnp.int32)
-    whole = draw(key, index, jnp.zeros((4, 3, 3, 3)))
-    assert set(whole.t_less_noisy.tolist()) == {levels[0]}
-    assert set(whole.t_noisier.tolist()) == {levels[1]}
-    rows = np.array([3, 0, 1])
-    part = draw(key, index[rows], jnp.ones((3, 3, 3, 3)))
-    for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_array_equal(a, b[rows])
-    other = draw(jax.random.key(4), index, jnp.zeros((4, 3, 3, 3)))
-    assert np.abs(other.noise_less_noisy - whole.noise_less_noisy).min() > 1e-6
+    pair = judging.draw_evaluation(jax.random.key(3), config, 4)[0]
+    draws = judging.at_fixed_steps(pair, jnp.zeros((5, 4, 4, 3)), config)
+    assert draws.t_less_noisy.tolist() == [levels[0]] * 5
+    assert draws.t_noisier.tolist() == [levels[1]] * 5
+    for noise, of_all in zip((draws.noise_less_noisy, draws.noise_noisier), pair, strict=True):
+        np.testing.assert_array_equal(noise, np.stack([of_all] * 5))
+    other = judging.draw_evaluation(jax.random.key(4), config, 4)[0]
+    assert np.abs(other - pair).min() > 1e-6
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_draws_of_one_picture_are_independent(monkeypatch, count):
-    """The variance of a mean of n unit normals is 1 / n, and the first is the single draw's."""
+def test_draws_are_averaged(monkeypatch, count):
+    """The variance of a mean of n unit normals is 1 / n."""
 
     def show(variables, image, draws, networks, config):
         noise = jnp.concatenate([draws.noise_less_noisy, draws.noise_noisier], axis=-1)
@@ -181,10 +175,11 @@ def test_the_draws_of_one_picture_are_independent(monkeypatch, count):
 
     monkeypatch.setattr(judging, "evaluate", show)
     config = helpers.parsed(evaluate__draws=count)
-    image, index = jnp.zeros((40, 16, 16, 3)), jnp.arange(40)
+    image = jnp.zeros((2, 96, 96, 3))
+    noises = judging.draw_evaluation(jax.random.key(0), config.evaluate, 96)
     networks = toys.networks()
     judged = jax.jit(lambda *args: judging.evaluate_step(*args, networks, config))(
-        toys.variables(), image, index, jax.random.key(0)
+        toys.variables(), image, noises
     )
     for shown in (judged.anomaly_map, judged.reconstruction):
         np.testing.assert_allclose(np.var(shown), 1 / count, rtol=0.05)
@@ -230,10 +225,5 @@ def test_a_run_starts_with_the_average_at_its_weights():
 
 
 def test_streams_have_names_of_their_own():
-    streams = (
-        train_state.INIT,
-        train_state.TRAIN,
-        train_state.EVALUATE,
-        train_state.MORE_DRAWS,
-    )
-    assert len(set(streams)) == 4
+    streams = (train_state.INIT, train_state.TRAIN, train_state.EVALUATE)
+    assert len(set(streams)) == 3

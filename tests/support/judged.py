@@ -38,7 +38,7 @@ def with_images(pictures, images):
 
 
 @jax.jit
-def toy_step(variables, image, index, key):
+def toy_step(variables, image, noises):
     """Defective where red exceeds green."""
     anomaly_map = jax.nn.sigmoid(8 * (image[..., :1] - image[..., 1:2]) - 4)
     return judging.Judgement(anomaly_map.mean((1, 2, 3)), anomaly_map, 0.9 * image)
@@ -47,8 +47,8 @@ def toy_step(variables, image, index, key):
 def toy_scorer(config, step=7):
     """On one device."""
     mesh = sharding.data_mesh(jax.devices()[:1])
-    key, nothing = scorer.run_key(config.seed, mesh), train_state.Variables({}, {})
-    return scorer.Scorer(config, mesh, key, toy_step, nothing, step)
+    noises, nothing = scorer.evaluation_noises(config, mesh), train_state.Variables({}, {})
+    return scorer.Scorer(config, mesh, noises, toy_step, nothing, step)
 
 
 def stored(images):
