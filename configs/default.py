@@ -151,10 +151,11 @@ def get_config() -> ml_collections.ConfigDict:
                 "residual": 0.0,
                 "smoothing": 0.0,  # px: sigma of the Gaussian that smooths maps, before scores
                 "top_pixels": 50,  # the score of a picture: mean of so many largest of its map
-                # Without defective test pictures: the share of good pictures that the threshold
-                # should let pass. From n held-out pictures no quantile above 1 - 1/n can be
-                # estimated; the threshold is then just above their highest score.
-                "threshold_quantile": 0.995,
+                # How the threshold is chosen. f1: the best F1 on the test pictures, or where no
+                # defective or no good one is known, as false_alarms:0.005. false_alarms:0.01: at
+                # most the share 0.01 of good pictures reaches it (held-out ones, else test
+                # pictures). recall:0.99: at least the share 0.99 of defective test pictures does.
+                "threshold": "f1",
                 "grid_rows": 12,  # pictures in grid.png
                 # Up to so many pictures, pixel-level measures are exact and maps stay in memory.
                 # Of more, they are within 5e-4, and the maps lie in temporary files.

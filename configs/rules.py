@@ -37,6 +37,36 @@ def plain_names(names: str) -> str:
     return ",".join(pathlib.PurePath(name).as_posix() for name in each if name)
 
 
+def threshold_rule(rule: str) -> tuple[str, float]:
+    """How a threshold is chosen, 'f1', 'false_alarms:0.01' or 'recall:0.99', as (name, share).
+
+    The share is that of the good pictures that may reach the threshold, in [0, 1), or of the
+    defective ones that must, in (0, 1]; 0 for f1.
+
+    Raises:
+      ValueError: another word, or a share out of its range.
+    """
+    name, colon, number = rule.partition(":")
+    share = float(number) if colon else 0.0
+    ranges = {"false_alarms": 0 <= share < 1, "recall": 0 < share <= 1}
+    if not (ranges.get(name, False) if colon else name == "f1"):
+        raise ValueError(rule)
+    return name, share
+
+
+def _is_threshold(rule: str) -> bool:
+    try:
+        return bool(threshold_rule(rule))
+    except ValueError:
+        return False
+
+
+def _plain_threshold(rule: str) -> str:
+    """'false_alarms:0.010' is 'false_alarms:0.01'."""
+    name, share = threshold_rule(rule)
+    return name if name == "f1" else f"{name}:{abs(share)!r}".removesuffix(".0")
+
+
 def one_of(choices: Sequence[str]) -> Rule:
     """One of these words."""
     return Rule(lambda v: v in choices, f"one of {', '.join(map(repr, choices))}")
@@ -55,5 +85,10 @@ Steps = Annotated[int, at_least(1, "step")]
 StepsOr0 = Annotated[int, at_least(0, "steps")]
 Share = Annotated[float, within(0, 1)]
 Weight = Annotated[float, at_least(0)]
+THRESHOLD = Rule(
+    _is_threshold,
+    "f1, false_alarms:X with X in [0, 1), or recall:Y with Y in (0, 1]",
+    _plain_threshold,
+)
 WHOLE_GROUPS = Rule(lambda v: v > 0 and v % GROUPS == 0, f"a multiple of {GROUPS} channels")
 SPAN = Rule(lambda v: not v or (len(v) == 2 and 1 <= v[0] <= v[1]), "() or (first, last), from 1")

@@ -23,6 +23,7 @@ from configs.rules import (
     LARGEST,
     SEED,
     SPAN,
+    THRESHOLD,
     TIMESTEPS,
     WHOLE,
     WHOLE_GROUPS,
@@ -189,7 +190,7 @@ class EvaluateConfig:
     residual: Weight
     smoothing: Weight
     top_pixels: Annotated[int, at_least(1, "pixel")]
-    threshold_quantile: Annotated[float, within(0, 1, "()")]
+    threshold: Annotated[str, THRESHOLD]
     grid_rows: Annotated[int, at_least(1, "row")]
     exact_pictures: Annotated[int, at_least(0, "pictures")]
 

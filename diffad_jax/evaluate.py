@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 from configs.errors import UserError
+from configs.rules import threshold_rule
 from configs.schema import Config
 from diffad_jax.reporting import grid, page, tables
 from diffad_jax.runs import folder, pictures, sharding
@@ -26,14 +27,16 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float]:
     """Evaluate a run's checkpoint; see `evaluate`.
 
     Raises:
-      UserError: no run, no checkpoint, another model's run, unusable pictures, or the pictures
-        that the run held out of training are needed and gone.
+      UserError: no run, no checkpoint, another model's run, unusable pictures, no defective ones
+        where the threshold is chosen by them, or the pictures that the run held out of training
+        are needed and gone.
     """
     folder.check_model(workdir, config)  # before the pictures are read
     # What was not trained on, only the run knows: without its list, nothing counts as held out.
     kept_aside = pictures.held_out(workdir) or {}
     category = load_category(config.data, config.model.image_size, kept_aside)
-    if not labelled(category.test):
+    check_threshold(config.evaluate.threshold, category)
+    if by_held_out(config.evaluate.threshold, category):
         pictures.check_held_out(workdir, category)
     if not len(shown(category).images):
         raise UserError(
@@ -59,6 +62,26 @@ def shown(category: Category) -> Pictures:
     return category.test if len(category.test.images) else category.held_out
 
 
+def check(config: Config, category: Category) -> None:
+    """What training checks before it begins: `check_best` and `check_threshold`."""
+    check_best(config.train.keep_best, category)
+    check_threshold(config.evaluate.threshold, category)
+
+
+def check_threshold(rule: str, category: Category) -> None:
+    """Raise UserError where `evaluate.threshold` asks for a recall and no defect is known."""
+    if threshold_rule(rule)[0] == "recall" and not np.any(category.test.labels == 1):
+        raise UserError(
+            f"evaluate.threshold={rule}, but {category.folder} has no defective test pictures: "
+            "use f1 or false_alarms:0.01"
+        )
+
+
+def by_held_out(rule: str, category: Category) -> bool:
+    """Whether the held-out pictures, if there are some, are judged beside the test pictures."""
+    return threshold_rule(rule)[0] == "false_alarms" or not labelled(category.test)
+
+
 def check_best(metric: str, category: Category) -> None:
     """Raise UserError where the metric of `train.keep_best` will not be known."""
     test = category.test
@@ -81,8 +104,8 @@ def evaluate(
     """Judge the pictures that are `shown`, find the threshold, write all of it.
 
     WORKDIR/eval/STEP gets metrics.json, scores.csv, grid.png and report.html;
-    WORKDIR/threshold.json the threshold. The held-out pictures are judged where the test pictures
-    alone give no threshold.
+    WORKDIR/threshold.json the threshold. The held-out pictures are judged where the threshold is
+    theirs (`by_held_out`).
 
     Returns:
       The measures that metrics.json holds: `metrics.of_images`, `of_pixels`, threshold_*, and in
@@ -104,21 +127,18 @@ def evaluate(
     if examples is not None:
         values["repaint_psnr"] = reconstruction.of_painted(model, examples)
     test, held_out = (None, judged) if about is category.held_out else (judged, None)
-    if test is not None and np.isnan(values["image_f1_threshold"]):
+    rule = model.config.evaluate.threshold
+    if test is not None and by_held_out(rule, category):
         held_out = model.judge(category.held_out)
     found = threshold.choose(
+        rule,
         values,
-        labelled=len(judged.names),
         test=good(test),
         held_out=good(held_out),
-        quantile=model.config.evaluate.threshold_quantile,
+        defective=np.asarray(judged.scores[judged.labels == 1], np.float64),
         identity=identity,
     )
-    if found is not None:
-        values |= {
-            f"threshold_{name}": float(getattr(found, name))
-            for name in ("image", "pixel", "false_alarm_rate", "pictures")
-        }
+    values |= {} if found is None else found.numbers()
     if jax.process_index() == 0:
         write(workdir, results.Evaluation(judged, values, pixels, found, identity), model.config)
     return values
@@ -159,7 +179,7 @@ def write(workdir: epath.PathLike, evaluation: results.Evaluation, config: Confi
     if evaluation.threshold is not None:
         threshold.write(workdir, evaluation.threshold)
     tables.write_metrics(target / "metrics.json", evaluation.values, evaluation.identity)
-    tables.write_scores(target / "scores.csv", evaluation.judged, evaluation.cut)
+    tables.write_scores(target / "scores.csv", evaluation)
     grid.write(target / "grid.png", evaluation, config.evaluate.grid_rows)
     page.write(target / "report.html", evaluation, config)
     numbers = tables.summary(evaluation.values), tables.repainting(evaluation.values)

@@ -14,15 +14,18 @@ From the command line (`run`):
 PICTURES is a picture, a folder (with all folders in it) or a glob pattern in quotes. DIR gets, with
 NAME the path of a picture below the input folder:
 
-    predictions.csv     a line a picture, sorted by name: picture (NAME), score, threshold, verdict
-                        (good, defective, or empty where there is no threshold), width and height
-                        (px), boxes (how many), map and overlay (paths in DIR), error (why the
-                        picture cannot be read; then all else is empty)
+    predictions.csv     a line a picture, sorted by name: picture (NAME), score, threshold,
+                        confidence (that it is defective, in [0, 1], 0.5 at the threshold; empty
+                        where no evaluation has calibrated it), verdict (good, defective, or empty
+                        where there is no threshold), width and height (px), boxes (how many), map
+                        and overlay (paths in DIR), error (why the picture cannot be read; then all
+                        else is empty)
     predictions.jsonl   the same as JSON objects; boxes: a list of {x, y, width, height, area, peak}
     maps/NAME.png       16-bit grey of the picture's own size: anomaly in [0, 1] = value / 65535;
                         maps/NAME.npy, float32[h,w], with --config.predict.maps=npy
-    overlays/NAME.png   the map in colours (0 dark, 1 bright: the same in all pictures) over the
-                        grey picture, and the boxes
+    overlays/NAME.png   the map in colours over the grey picture, and the boxes. The colours are the
+                        same in all pictures: dark at 0, the middle one at the threshold of pixels,
+                        the brightest at twice that (at 1 where there is no threshold)
 
 All of it lies in the folder DIR/predictions.partial until all pictures are done; only then does it
 take the place of what an earlier run wrote, the tables last. A run that dies leaves the earlier
@@ -96,9 +99,9 @@ def load(
       workdir: the run's folder, local or gs://.
       config: by default the run's own; another must be of the same model.
       threshold: a picture is called defective where its score, in [0, 1], is at least this; by
-        default what
-        `--mode evaluate` stored. It takes the place of the threshold of the score only; where none
-        is stored, it also says which pixels belong to a region.
+        default what `--mode evaluate` stored. It takes the place of the threshold of the score
+        only; confidences are then 0.5 at it, with the stored slope. Where none is stored, it also
+        says which pixels belong to a region, and there are no confidences.
       overrides: dotted keys to change in the run's configuration, such as {"predict.maps": "npy"}.
 
     Raises:
@@ -120,7 +123,9 @@ def load(
             identity.program,
             diffad_jax.__version__,
         )
-    known = (None, None) if found is None else (_number(found.image), _number(found.pixel))
+    known: list[float | None] = [None] * 3
+    if found is not None:
+        known = [_number(value) for value in (found.image, found.pixel, found.slope)]
     image = known[0] if threshold is None else threshold
     pixel = image if known[1] is None else known[1]
     if config.predict.tile_overlap and threshold is None and image is not None:
@@ -131,7 +136,7 @@ def load(
             "--threshold gives one",
             workdir,
         )
-    return Predictor(model, image, pixel)
+    return Predictor(model, image, pixel, slope=known[2])
 
 
 def _config(
@@ -274,12 +279,14 @@ def _write(
     anomaly_map, overlay = f"maps/{source.output(f'.{kind}')}", f"overlays/{source.output('.png')}"
     files.write(epath.Path(target / anomaly_map), _encoded(result.anomaly_map, kind))
     corners = [(box.x, box.y, box.width, box.height) for box in result.boxes]
-    drawn = drawing.frames(drawing.overlay(picture, result.anomaly_map, 1.0), corners)
+    scale = drawing.full_scale(model.pixel_threshold)
+    drawn = drawing.frames(drawing.overlay(picture, result.anomaly_map, scale), corners)
     files.write(epath.Path(target / overlay), _png(drawn))
     verdict = None if result.defective is None else ("good", "defective")[result.defective]
     return row | {
         "score": result.score,
         "threshold": model.threshold,
+        "confidence": result.confidence,
         "verdict": verdict,
         "width": picture.shape[1],
         "height": picture.shape[0],

@@ -259,7 +259,7 @@ def load(
     sharding.check_batch(part, mesh, "train.batch_size / train.accumulation_steps")
     category = datasets.load_category(config.data, config.model.image_size, kept_aside)
     pipeline.check(category, train.batch_size, jax.process_count())
-    evaluate.check_best(train.keep_best, category)
+    evaluate.check(config, category)
     textures = datasets.load_textures(config.data, config.model.image_size)
     seen = f"{category.train.fingerprint} {category.test.fingerprint} {textures.fingerprint}"
     processes.check_same("pictures (fingerprints of train, test and textures)", seen)

@@ -18,6 +18,7 @@ from configs.schema import Config
 from diffad_jax.predicting import tiles
 from diffad_jax.predicting.results import Prediction, find_boxes
 from diffad_jax.scoring.scorer import Scorer
+from diffad_jax.scoring.threshold import confidence
 from input_pipeline.decoding.pictures import decode_rgb
 from input_pipeline.decoding.resizing import resize_picture, window
 
@@ -35,11 +36,18 @@ class Predictor:
       step: training step of the checkpoint.
       threshold: on the score; None: no verdicts.
       pixel_threshold: on the map, for the boxes; None: no boxes.
+      slope: of the confidence (`scoring.threshold.fit_slope`); None: no confidences.
     """
 
-    def __init__(self, model: Scorer, threshold: float | None, pixel_threshold: float | None):
+    def __init__(
+        self,
+        model: Scorer,
+        threshold: float | None,
+        pixel_threshold: float | None,
+        slope: float | None = None,
+    ):
         self.config, self.step = model.config, model.step
-        self.threshold, self.pixel_threshold = threshold, pixel_threshold
+        self.threshold, self.pixel_threshold, self.slope = threshold, pixel_threshold, slope
         self._model = model
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
@@ -121,10 +129,16 @@ class Predictor:
         return Prediction(
             score=score,
             defective=None if self.threshold is None else score >= self.threshold,
+            confidence=self._confidence(score),
             anomaly_map=anomaly_map,
             boxes=find_boxes(anomaly_map, self.pixel_threshold),
             reconstruction=reconstruction,
         )
+
+    def _confidence(self, score: float) -> float | None:
+        if self.threshold is None or self.slope is None:
+            return None
+        return float(confidence(score, self.threshold, self.slope))
 
 
 class _Job:

@@ -18,6 +18,7 @@ COLUMNS = (
     "picture",
     "score",
     "threshold",
+    "confidence",
     "verdict",
     "width",
     "height",
@@ -51,6 +52,9 @@ class Prediction:
 
     score: in [0, 1], the larger the more anomalous.
     defective: whether score >= the threshold; None where there is no threshold.
+    confidence: how sure it is that the picture is defective, in [0, 1], 0.5 at the threshold; see
+      `scoring.threshold.confidence`. None where there is no threshold, or no evaluation to
+      calibrate it with.
     anomaly_map: in [0, 1], for every pixel of the picture; 0 where the model does not look
       (outside of the middle square, with data.fit = 'crop').
     boxes: the regions whose map is >= the pixel threshold, the highest peak first; neighbours also
@@ -61,6 +65,7 @@ class Prediction:
 
     score: float
     defective: bool | None
+    confidence: float | None
     anomaly_map: Float32[np.ndarray, "h w"]
     boxes: tuple[Box, ...]
     reconstruction: UInt8[np.ndarray, "h w 3"]

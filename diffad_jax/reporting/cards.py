@@ -64,16 +64,19 @@ def grouped(judged: results.Judged, cut: float) -> list[Group]:
     return [group for group in groups if group.total]
 
 
-def card(judged: results.Judged, row: int, scale: float, cut: float) -> Markup:
+def card(evaluation: results.Evaluation, row: int, scale: float) -> Markup:
     """One picture: what it is and how it was judged, then its `drawing.views`."""
+    judged = evaluation.judged
     name, label = judged.names[row], judged.labels[row]
-    score = float(judged.scores[row])
-    called = results.verdict(score, cut)
+    score, sure = float(judged.scores[row]), float(evaluation.confidences[row])
+    called = results.verdict(score, evaluation.cut)
     lines = [
         element("h4", _breakable(name)),
         element("p", judged.defects[row]),
         element("p", f"score {score:.4g}"),
     ]
+    if not math.isnan(sure):
+        lines.append(element("p", f"confidence {sure:.2f}"))
     if called and (called == "defective") != bool(label):
         remark = "missed" if label else "false alarm"
         lines.append(element("p", f"✗ {remark}: called {called}", "wrong"))
@@ -89,7 +92,10 @@ def card(judged: results.Judged, row: int, scale: float, cut: float) -> Markup:
 
 
 def legend(scale: float, pixel_threshold: float) -> Markup:
-    """The colours of all maps with their numbers, and the line that marks the truth."""
+    """The colours of all maps with their numbers, and the line that marks the truth.
+
+    scale: of `drawing.full_scale`; pixel_threshold: NaN where there is none.
+    """
     shares = np.linspace(0, 1, 17, dtype=np.float32)
     stops = join(
         element("stop", offset=f"{share:.3f}", stop_color=f"rgb({','.join(map(str, colour))})")

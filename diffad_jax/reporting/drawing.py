@@ -35,9 +35,23 @@ _INFERNO = np.frombuffer(
 ).reshape(256, 3)
 
 
-def full_scale(maps: Float[np.ndarray, "n h w"]) -> float:
-    """The anomaly that gets the brightest colour: the largest of a whole set, 1 where all are 0."""
-    top = float(np.max(maps, initial=0.0))
+def full_scale(
+    pixel_threshold: float | None, maps: Float[np.ndarray, "n h w"] | None = None
+) -> float:
+    """The anomaly that gets the brightest colour, one for all pictures of a run.
+
+    Twice the threshold of pixels, so that the threshold has the colour in the middle: what is
+    called defective looks so, however small the values of a model's maps are.
+
+    Args:
+      pixel_threshold: None or NaN: there is none. Then the scale ends at the largest value of the
+        maps.
+      maps: of the whole set; None: not known beforehand. Without a threshold, and where all are 0,
+        the scale then ends at 1.
+    """
+    if pixel_threshold is not None and pixel_threshold > 0:  # NaN is not
+        return 2 * pixel_threshold
+    top = 0.0 if maps is None else float(np.max(maps, initial=0.0))
     return top if top > 0 else 1.0
 
 

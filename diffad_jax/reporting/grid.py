@@ -34,9 +34,10 @@ LEFT, MARGIN, HEADER, FOOTER = 1.52, 0.12, 0.9, 0.06
 def write(path: epath.PathLike, evaluation: results.Evaluation, rows: int) -> None:
     """Write a PNG, 1200 px wide: for each row the input, truth, reconstruction, map and overlay.
 
-    `results.choose_rows` says which pictures are shown. All maps share one colour scale, from 0 to
-    the largest value in the whole set (not only in the rows shown), so colours can be compared
-    between pictures and a good one does not glow. The overlay lays the map over the grey input, the
+    `results.choose_rows` says which pictures are shown. All maps share one colour scale, that of
+    `drawing.full_scale`: from 0 to twice the threshold of pixels, or where there is none to the
+    largest value in the whole set (not only in the rows shown). So colours can be compared between
+    pictures, and a good one does not glow. The overlay lays the map over the grey input, the
     more opaque the more anomalous, and outlines the truth. Names are cut and cleaned to what the
     font can show. The same input gives the same bytes.
 
@@ -53,8 +54,8 @@ def write(path: epath.PathLike, evaluation: results.Evaluation, rows: int) -> No
     height = HEADER + len(chosen) * (CELL + GAP) + FOOTER
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    scale = drawing.full_scale(judged.maps)
-    _draw_header(figure, evaluation.title, cut, scale)
+    scale = drawing.full_scale(evaluation.pixel_cut, judged.maps)
+    _draw_header(figure, evaluation, scale)
     for position, row in enumerate(chosen):
         y = HEADER + position * (CELL + GAP)
         _draw_label(figure, y, judged, row, cut)
@@ -132,10 +133,10 @@ def _text(figure: Figure, x: float, y: float, text: str, room: float = WIDTH, **
         drawn.set_fontsize(style["size"] * room / wide)
 
 
-def _draw_header(figure: Figure, title: str, cut: float, scale: float) -> None:
+def _draw_header(figure: Figure, evaluation: results.Evaluation, scale: float) -> None:
     """Title; threshold; above their columns the maps' colour bar and the outline's legend."""
-    room = WIDTH - 2 * MARGIN
-    _text(figure, MARGIN, 0.22, _shown(title, 120), room, size=13, weight="bold")
+    room, cut, pixel_cut = WIDTH - 2 * MARGIN, evaluation.cut, evaluation.pixel_cut
+    _text(figure, MARGIN, 0.22, _shown(evaluation.title, 120), room, size=13, weight="bold")
     if not math.isnan(cut):
         note = f"called defective where score ≥ {cut:.4g}"
         _text(figure, MARGIN, 0.5, note, color=FAINT)
@@ -147,6 +148,10 @@ def _draw_header(figure: Figure, title: str, cut: float, scale: float) -> None:
     figure.colorbar(key, cax=bar, orientation="horizontal", ticks=[]).outline.set_visible(False)
     _text(figure, left[3] + 0.22, 0.5, "0", ha="right")
     _text(figure, left[3] + CELL - 0.22, 0.5, f"{scale:.2g}")
+    if 0 < pixel_cut < scale:
+        bar.axvline(pixel_cut, color="white", linewidth=1.0)
+        note = f"threshold {pixel_cut:.2g}"
+        _text(figure, left[3] + CELL / 2, 0.365, note, CELL, ha="center", size=7.5)
     width, height = figure.get_size_inches()
     line = Line2D([(left[4] + 0.5) / width, (left[4] + 0.7) / width], [1 - 0.5 / height] * 2)
     line.set(color=drawing.OUTLINE, linewidth=2.2, transform=figure.transFigure)

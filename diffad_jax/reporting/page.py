@@ -16,12 +16,14 @@ import numpy as np
 from etils import epath
 from markupsafe import Markup
 
+from configs.rules import threshold_rule
 from configs.schema import Config
 from diffad_jax.reporting import cards, charts, drawing, tables
 from diffad_jax.reporting.html import document, element, join, table
 from diffad_jax.runs import files
 from diffad_jax.scoring import metrics, ranking
 from diffad_jax.scoring.results import Evaluation
+from diffad_jax.scoring.threshold import Threshold, in_words
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 WEIGHTS = {
@@ -44,6 +46,14 @@ MEANING = (
     "of precision and recall over all thresholds, found at the threshold beside it. AUPRO: share "
     "of each defective region found, averaged up to 30 % (5 %) of good pixels called defective. "
     "Small numbers: 95 % confidence interval. -: not measured. n/a: not defined, a class is empty."
+)
+COLOURS = (
+    "All maps have the same colours, in every picture: dark at 0, the middle one at the threshold "
+    "of pixels, the brightest at twice that and above."
+)
+NO_MIDDLE = (
+    "All maps have the same colours, in every picture: dark at 0, the brightest at the largest "
+    "value of the whole set, for there is no threshold of pixels."
 )
 
 
@@ -108,22 +118,40 @@ def _origin(evaluation: Evaluation) -> str:
             "A threshold needs defective and good test pictures, or good pictures held out: kept "
             "out of training (data.holdout)."
         )
-    if threshold.source == "f1_max":
+    kind, share = threshold_rule(threshold.source)
+    if kind == "f1":
         words = (
-            f"The threshold gives the best F1 on {_count(threshold.pictures, 'labelled picture')}."
+            f"The threshold gives the best F1 on {_count(threshold.pictures, 'labelled picture')}"
+        )
+    elif kind == "recall":
+        words = (
+            f"The threshold is the highest that at least {100 * share:g} % of "
+            f"{_count(threshold.pictures, 'defective picture')} reach"
         )
     else:
-        share = "" if threshold.quantile is None else f"{100 * threshold.quantile:g} % "
-        count = _count(threshold.pictures, "good picture")
         words = (
-            f"The threshold is the {share}quantile of the scores of {count} that training did not "
-            "see: held out (kept out of it), or test pictures."
+            f"The threshold is the lowest that at most {100 * share:g} % of "
+            f"{_count(threshold.pictures, 'good picture')} reach that training did not see: held "
+            "out (kept out of it), or test pictures"
         )
+    words = f"{words} (evaluate.threshold={threshold.source})."
     words += " Where these are the pictures below, expect slightly more mistakes on new ones."
-    if not math.isnan(threshold.false_alarm_rate) and not _rows(evaluation, 0).size:
-        rate = 100 * threshold.false_alarm_rate
-        words += f" It calls {rate:.1f} % of good pictures defective."
-    return words
+    return " ".join([words, *_expected(evaluation, threshold)])
+
+
+def _expected(evaluation: Evaluation, threshold: Threshold) -> Iterator[str]:
+    """The shares of false alarms and of defects found, with their intervals."""
+    for label, words, rate, ends in (
+        (0, "False alarms", threshold.false_alarm_rate, threshold.false_alarm_interval),
+        (1, "Defects found", threshold.recall, threshold.recall_interval),
+    ):
+        rows, what = _rows(evaluation, label), ("good picture", "defective picture")[label]
+        if ends is None:
+            continue
+        of = f"{100 * rate:.1f} % of the {what}s held out of training"
+        if rows.size:
+            of = f"{_called(evaluation, rows)} of {_count(rows.size, what)}"
+        yield f"{words}: {of}, {in_words(ends)}."
 
 
 def _numbers(evaluation: Evaluation, large: bool) -> Iterator[Markup]:
@@ -249,7 +277,7 @@ def _curves(evaluation: Evaluation) -> Iterator[Markup]:
 
 def _pictures(evaluation: Evaluation, groups: Sequence[cards.Group]) -> Iterator[Markup]:
     """A section for each group, with a note on what is not shown."""
-    scale, threshold = drawing.full_scale(evaluation.judged.maps), evaluation.threshold
+    scale = drawing.full_scale(evaluation.pixel_cut, evaluation.judged.maps)
     yield _heading("pictures", "Pictures")
     shown, total = sum(len(g.rows) for g in groups), sum(g.total for g in groups)
     if shown < total:
@@ -257,7 +285,8 @@ def _pictures(evaluation: Evaluation, groups: Sequence[cards.Group]) -> Iterator
             f"{shown} of {total} pictures are shown: the worst mistakes and, of those judged "
             f"correctly, an evenly spaced sample. scores.csv lists all."
         )
-    yield cards.legend(scale, math.nan if threshold is None else threshold.pixel)
+    yield cards.legend(scale, evaluation.pixel_cut)
+    yield _note(COLOURS if evaluation.pixel_cut > 0 else NO_MIDDLE)
     for i, group in enumerate(groups):
         count = str(group.total)
         if len(group.rows) < group.total:
@@ -265,7 +294,7 @@ def _pictures(evaluation: Evaluation, groups: Sequence[cards.Group]) -> Iterator
         yield _heading(f"group{i}", f"{group.title} ({count})", "h3")
         yield _note(group.order)
         for row in group.rows:
-            yield cards.card(evaluation.judged, row, scale, evaluation.cut)
+            yield cards.card(evaluation, row, scale)
 
 
 def _setting(evaluation: Evaluation, config: Config) -> Iterator[Markup]:

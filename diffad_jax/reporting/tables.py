@@ -233,18 +233,21 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in printable(text))
 
 
-def write_scores(path: epath.PathLike, judged: results.Judged, cut: float) -> None:
-    """Write scores.csv (UTF-8): name, defect, label, score, verdict; a line a picture.
+def write_scores(path: epath.PathLike, evaluation: results.Evaluation) -> None:
+    """Write scores.csv (UTF-8): name, defect, label, score, confidence, verdict; a line a picture.
 
-    Scores are written in full: reading them back gives the same numbers. With a NaN `cut` the
-    verdicts stay empty.
+    Numbers are written in full: reading them back gives the same. Without a threshold confidences
+    and verdicts stay empty.
     """
+    judged, cut = evaluation.judged, evaluation.cut
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "defect", "label", "score", "verdict"])
-    columns = (judged.names, judged.defects, judged.labels, judged.scores)
-    for name, defect, label, score in zip(*columns, strict=True):
-        writer.writerow([name, defect, int(label), float(score), results.verdict(score, cut)])
+    writer.writerow(["name", "defect", "label", "score", "confidence", "verdict"])
+    columns = (judged.names, judged.defects, judged.labels, judged.scores, evaluation.confidences)
+    for name, defect, label, score, sure in zip(*columns, strict=True):
+        certainty = "" if math.isnan(sure) else float(sure)
+        verdict = results.verdict(score, cut)
+        writer.writerow([name, defect, int(label), float(score), certainty, verdict])
     # A file name on disk need not be valid Unicode; its odd bytes are then shown, not lost.
     files.write(path, text.getvalue().encode("utf-8", "backslashreplace"))
 

@@ -1,6 +1,7 @@
 """What was judged: a set of pictures, what the model made of them, and how well it did."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float, Int32, UInt8
 from configs.errors import UserError
 from diffad_jax.scoring.identity import Identity
 from diffad_jax.scoring.ranking import Ranking
-from diffad_jax.scoring.threshold import Threshold
+from diffad_jax.scoring.threshold import Threshold, confidence
 
 _Key = tuple[int, str]  # of a group of pictures: good ones first, then by name
 
@@ -71,6 +72,18 @@ class Evaluation:
     def cut(self) -> float:
         """The threshold of pictures; NaN where there is none."""
         return math.nan if self.threshold is None else self.threshold.image
+
+    @property
+    def pixel_cut(self) -> float:
+        """The threshold of pixels; NaN where there is none."""
+        return math.nan if self.threshold is None else self.threshold.pixel
+
+    @functools.cached_property
+    def confidences(self) -> Float[np.ndarray, " n"]:
+        """How sure it is that each picture is defective, in [0, 1]; NaN without a threshold."""
+        if self.threshold is None:
+            return np.full(len(self.judged.names), math.nan)
+        return confidence(self.judged.scores, self.threshold.image, self.threshold.slope)
 
     @property
     def title(self) -> str:
