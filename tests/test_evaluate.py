@@ -57,12 +57,7 @@ def test_a_large_set_gives_what_a_small_one_gives(tmp_path, monkeypatch):
 def test_labelled_pictures_give_the_threshold_of_the_best_f1(tmp_path):
     values = run(tmp_path, np.arange(9) % 2)
     found = threshold.read(tmp_path)
-    assert (found.source, found.quantile, found.pictures, found.identity.step) == (
-        "f1_max",
-        None,
-        9,
-        7,
-    )
+    assert (found.source, found.pictures, found.identity.step) == ("f1", 9, 7)
     assert found.image == values["image_f1_threshold"] == values["threshold_image"]
     assert found.pixel == values["pixel_f1_threshold"] == values["threshold_pixel"]
     kept, rows = written(tmp_path)
@@ -70,13 +65,18 @@ def test_labelled_pictures_give_the_threshold_of_the_best_f1(tmp_path):
     assert kept == values
     good = [row["verdict"] == "defective" for row in rows if row["label"] == "0"]
     assert np.mean(good) == found.false_alarm_rate == values["threshold_false_alarm_rate"]
+    bad = [row["verdict"] == "defective" for row in rows if row["label"] == "1"]
+    assert np.mean(bad) == found.recall == values["threshold_recall"]
     for row in rows:
-        assert row["verdict"] == ("good", "defective")[float(row["score"]) >= found.image]
+        score, sure = float(row["score"]), float(row["confidence"])
+        assert row["verdict"] == ("good", "defective")[score >= found.image]
+        assert sure == pytest.approx(1 / (1 + (found.image / score) ** found.slope))
+        assert (sure >= 0.5) == (score >= found.image)
 
 
-def test_without_masks_the_pixel_threshold_is_a_quantile(tmp_path):
+def test_without_masks_the_pixel_threshold_is_a_share_of_good_pictures(tmp_path):
     pictures = dataclasses.replace(pictures_of(np.arange(9) % 2), has_mask=np.zeros(9, bool))
-    values = run(tmp_path, pictures, evaluate__threshold_quantile=0.8)
+    values = run(tmp_path, pictures, evaluate__threshold="false_alarms:0.2")
     assert "pixel_auroc" not in values and values["threshold_image"] > 0
     red, green = (pictures.images[::2, ..., c].astype(float) / 255 for c in (0, 1))
     peaks = np.sort(1 / (1 + np.exp(4 - 8 * (red - green).max((1, 2)))))
@@ -84,30 +84,64 @@ def test_without_masks_the_pixel_threshold_is_a_quantile(tmp_path):
     assert values["threshold_pixel"] == pytest.approx((peaks[-2] + peaks[-1]) / 2, abs=1e-6)
 
 
+def test_a_recall_that_was_asked_for(tmp_path):
+    values = run(tmp_path, np.arange(9) % 2, [0] * 5, evaluate__threshold="recall:0.7")
+    found, (_, rows) = threshold.read(tmp_path), written(tmp_path)
+    assert (found.source, found.pictures) == ("recall:0.7", 4)
+    called = [row["verdict"] == "defective" for row in rows if row["label"] == "1"]
+    assert sum(called) == 3 and found.recall == values["threshold_recall"] == 0.75
+    assert found.recall_interval == threshold.interval(3, 4)
+    assert found.pixel == values["pixel_f1_threshold"]
+
+
+def test_false_alarms_that_were_asked_for_are_those_of_held_out_pictures(tmp_path):
+    """Though the test pictures are labelled."""
+    values = run(tmp_path, np.arange(9) % 2, [0] * 20, evaluate__threshold="false_alarms:0.1")
+    found = threshold.read(tmp_path)
+    assert (found.source, found.pictures) == ("false_alarms:0.1", 20)
+    assert found.image != values["image_f1_threshold"]
+    assert found.pixel == values["pixel_f1_threshold"]
+    alone = run(tmp_path, np.arange(9) % 2, evaluate__threshold="false_alarms:0.1")
+    assert alone["threshold_pictures"] == 5
+
+
+def test_a_recall_needs_defective_pictures():
+    config = helpers.parsed(evaluate__threshold="recall:0.9")
+    test, train = pictures_of([0] * 3), pictures_of([0] * 3)
+    category = Category(train, test, pictures_of([]), "object", "disc")
+    told = r"^evaluate\.threshold=recall:0\.9, but disc has no defective test pictures: use f1 or "
+    with pytest.raises(UserError, match=told):
+        evaluate.check(config, category)
+    evaluate.check(helpers.parsed(evaluate__threshold="false_alarms:0.1"), category)
+    labelled = dataclasses.replace(category, test=pictures_of([0, 1]))
+    evaluate.check(config, labelled)
+
+
 def test_good_test_pictures_and_held_out_ones(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        values = run(tmp_path, [0] * 6, [0] * 20, evaluate__threshold_quantile=0.9)
+        values = run(tmp_path, [0] * 6, [0] * 20, evaluate__threshold="false_alarms:0.1")
     found, (kept, rows) = threshold.read(tmp_path), written(tmp_path)
-    assert (found.source, found.quantile, found.pictures) == ("quantile", 0.9, 20)
+    assert (found.source, found.pictures) == ("false_alarms:0.1", 20)
     assert [row["name"] for row in rows] == [f"{i}.png" for i in range(6)]
     called = [row["verdict"] == "defective" for row in rows]
     assert found.false_alarm_rate == np.mean(called) == kept["threshold_false_alarm_rate"]
     assert kept["image_auroc"] is None and np.isnan(values["image_auroc"])
-    assert "quantile 0.9 of 20 held-out pictures" in caplog.text
-    assert "on 6 good test pictures" in caplog.text
+    assert "false alarms of at most 0.1 on 20 held-out pictures" in caplog.text
+    assert f"{sum(called)} of 6 good test pictures called defective, 95 %" in caplog.text
+    assert kept["threshold_recall"] is kept["threshold_recall_low"] is found.recall_interval is None
     assert not np.isnan(found.pixel)
 
 
 def test_without_test_pictures_the_held_out_ones_are_judged(tmp_path, caplog):
     run(tmp_path, [], [0] * 12)
     found, (_, rows) = threshold.read(tmp_path), written(tmp_path)
-    assert (found.source, found.quantile, found.pictures) == ("quantile", 0.995, 12)
+    assert (found.source, found.pictures) == ("false_alarms:0.005", 12)
     assert len(rows) == 12 and {row["verdict"] for row in rows} == {"good"}
     assert found.false_alarm_rate == 0.0
     assert found.image == pytest.approx(max(float(row["score"]) for row in rows) + 1e-6)
     assert (
-        "from 12 good pictures no quantile above 0.917 can be estimated, and 0.995 was asked for"
-        in caplog.text
+        "from 12 good pictures no share of false alarms below 0.0833 can be estimated, and 0.005 "
+        "was asked for" in caplog.text
     )
 
 
@@ -121,6 +155,11 @@ def test_only_defective_pictures_give_no_threshold(tmp_path, caplog):
     assert values["pixel_auroc"] > 0.5
     assert run(tmp_path, [1, 1, 1], [0] * 4)["threshold_pictures"] == 4
     assert threshold.read(tmp_path).pixel == values["pixel_f1_threshold"]
+    # They are enough for a recall.
+    (tmp_path / "threshold.json").unlink()
+    recall = run(tmp_path, [1, 1, 1], evaluate__threshold="recall:1")
+    assert recall["threshold_recall"] == 1 and np.isnan(recall["threshold_false_alarm_rate"])
+    assert {row["verdict"] for row in written(tmp_path)[1]} == {"defective"}
 
 
 def test_intervals_are_those_of_the_scores(tmp_path):

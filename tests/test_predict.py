@@ -15,7 +15,8 @@ from PIL import Image
 from configs.errors import UserError
 from diffad_jax import evaluate, predict
 from diffad_jax.method import judging, optim, train_state
-from diffad_jax.predicting import results
+from diffad_jax.predicting import predictor, results
+from diffad_jax.reporting import drawing
 from diffad_jax.runs import checkpoint, folder
 from diffad_jax.scoring import scorer, threshold
 from input_pipeline.decoding import resizing
@@ -51,7 +52,7 @@ def run(tmp_path_factory, toy):
     evaluate.run(config, root / "run")
     scores = [float(row["score"]) for row in table(root / "run/eval/7/scores.csv")]
     median = float(np.median(scores))
-    found = dataclasses.replace(threshold.read(root / "run"), image=median, pixel=0.5)
+    found = dataclasses.replace(threshold.read(root / "run"), image=median, pixel=0.5, slope=3.0)
     threshold.write(root / "run", found)
     return config, root / "run", category
 
@@ -101,6 +102,8 @@ def test_a_test_picture_gets_evaluations_score(run, model, tmp_path):
         defective = float(row["score"]) >= stored.image
         assert row["verdict"] == ("defective" if defective else "good")
         assert float(row["threshold"]) == stored.image
+        sure = 1 / (1 + (stored.image / float(row["score"])) ** 3)
+        assert float(row["confidence"]) == pytest.approx(sure)
     assert {row["verdict"] for row in rows} == {"defective", "good"}
     assert model.step == 7
 
@@ -112,6 +115,7 @@ def test_files_say_what_the_api_says(run, model, shared, tmp_path):
     for row in lines(tmp_path / "predictions.jsonl"):
         result = model(source / row["picture"])
         assert row["score"] == pytest.approx(result.score, abs=1e-6)
+        assert row["confidence"] == pytest.approx(result.confidence, abs=1e-4)
         assert row["verdict"] == ("defective" if result.defective else "good")
         assert (row["width"], row["height"]) == (48, 48)
         with Image.open(tmp_path / row["map"]) as image:
@@ -126,6 +130,27 @@ def test_files_say_what_the_api_says(run, model, shared, tmp_path):
         with Image.open(tmp_path / row["overlay"]) as image:
             assert image.mode == "RGB" and image.size == (48, 48)
         assert result.reconstruction.shape == (48, 48, 3)
+
+
+def test_the_threshold_of_pixels_has_the_middle_colour_in_all_overlays(
+    run, model, monkeypatch, tmp_path
+):
+    """However small the values of the maps are; without one, 1 has the brightest colour."""
+    _, folder, category = run
+    source = category / "test/stain"
+    for pixel, scale in ((0.5, 1.0), (1e-3, 2e-3), (None, 1.0)):
+        other = copy.copy(model)
+        other.pixel_threshold = pixel
+        monkeypatch.setattr(predict, "load", lambda *_, other=other: other)
+        monkeypatch.setattr(predictor, "find_boxes", lambda *_: ())
+        predict.run(folder, source, tmp_path)
+        for row in lines(tmp_path / "predictions.jsonl"):
+            with Image.open(source / row["picture"]) as image:
+                picture = np.asarray(image.convert("RGB"))
+            expected = drawing.overlay(picture, other(picture).anomaly_map, scale)
+            with Image.open(tmp_path / row["overlay"]) as image:
+                off = abs(np.asarray(image).astype(int) - expected)
+            assert np.median(off) <= 1, (pixel, row["picture"])
 
 
 def test_a_score_depends_on_the_picture_alone(run, model):
@@ -272,6 +297,7 @@ def test_without_a_threshold(run, model, monkeypatch, tmp_path, caplog):
         assert (given.threshold, given.pixel_threshold) == (0.4, 0.4)
         picture = category / "test/stain/001.png"
         assert free(picture).defective is None and free(picture).boxes == ()
+        assert free(picture).confidence is given(picture).confidence is None
         assert given(picture).defective == (given(picture).score >= 0.4)
     finally:
         kept.rename(folder / "threshold.json")
@@ -279,6 +305,8 @@ def test_without_a_threshold(run, model, monkeypatch, tmp_path, caplog):
     over = predict.load(folder, threshold=0.9)
     assert (over.threshold, over.pixel_threshold) == (0.9, stored.pixel)
     assert over.threshold == 0.9
+    result = over(picture)
+    assert result.confidence == pytest.approx(1 / (1 + (0.9 / result.score) ** stored.slope))
 
 
 def test_unusable_runs(run, tmp_path):
@@ -295,6 +323,13 @@ def test_unusable_runs(run, tmp_path):
     del values["evaluate"]["draws"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"missing config key evaluate\.draws; give --config"):
+        predict.load(tmp_path)
+    values["evaluate"] |= {"draws": 1, "threshold_quantile": 0.995}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    told = (
+        r"unknown config key evaluate\.threshold_quantile: .* evaluate\.threshold\?; give --config"
+    )
+    with pytest.raises(UserError, match=told):
         predict.load(tmp_path)
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", "gs://bucket/out"):

@@ -274,11 +274,17 @@ def test_a_run_without_test_pictures(toy, tmp_path):
     assert lines(tmp_path / "run")[-1]["kind"] == "eval"
     found = threshold.read(tmp_path / "run")
     assert (found.source, found.pictures, found.identity.step) == (
-        "quantile",
+        "false_alarms:0.005",
         1,
         7,
     )  # of 9, one held out
     assert final["threshold_image"] == found.image
+
+    by_recall = configured(tmp_path, evaluate__threshold="recall:0.9")
+    for act, work in ((train.run, tmp_path / "no"), (evaluate.run, tmp_path / "run")):
+        with pytest.raises(UserError, match=r"threshold=recall:0\.9, but disc has no defective"):
+            act(by_recall, work)
+    assert not (tmp_path / "no").exists()
 
     without = configured(tmp_path, data__holdout=0.0)
     assert train.run(without, tmp_path / "all") is None

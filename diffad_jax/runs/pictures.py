@@ -94,7 +94,7 @@ def _tell(category: Category) -> None:
     elif not (test.labels == 0).any():
         logger.warning(
             "no good picture is held out of training and none is among the test pictures: no "
-            "threshold will be found (data.holdout)"
+            "threshold will be found (data.holdout), except by evaluate.threshold=recall:SHARE"
         )
 
 

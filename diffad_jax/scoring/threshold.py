@@ -221,7 +221,7 @@ def confidence(
       image: the threshold, >= 0.
       slope: > 0.
     """
-    return scipy.special.expit(slope * _log_ratio(scores, image))
+    return np.asarray(scipy.special.expit(slope * _log_ratio(scores, image)))
 
 
 def fit_slope(

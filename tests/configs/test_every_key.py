@@ -173,9 +173,7 @@ ELSEWHERE = {
         "test_a_state_in_training_is_scored_with_the_weights_that_are_asked_for"
     ),
     "evaluate.checkpoint": "test_safety.py::test_the_best_on_the_test_split_is_kept_apart",
-    "evaluate.threshold_quantile": (
-        "test_evaluate.py::test_without_masks_the_pixel_threshold_is_a_quantile"
-    ),
+    "evaluate.threshold": "test_evaluate.py::test_a_recall_that_was_asked_for",
     "evaluate.grid_rows": "configs/test_every_key.py::test_rows_of_the_grid",
     "evaluate.exact_pictures": "test_evaluate.py::test_a_large_set_gives_what_a_small_one_gives",
     "predict.tile_overlap": "test_predict.py::test_tiles_of_a_large_picture",

@@ -99,7 +99,13 @@ RANGES = {
     "evaluate.residual": WEIGHT,
     "evaluate.smoothing": WEIGHT,
     "evaluate.top_pixels": ([0, -1, 32 * 32 + 1], [1, 32 * 32]),
-    "evaluate.threshold_quantile": ([0.0, 1.0, -0.1], [1e-9, 0.9999]),
+    "evaluate.threshold": (
+        [
+            *("", "F1", "f1:", "f1:0.5", "recall", "recall:", "recall:x", "recall:nan", "0.5", 0.5),
+            *("recall:0", "recall:1.1", "recall:0.5:0.5", "false_alarms:1", "false_alarms:-0.1"),
+        ],
+        ["f1", "recall:1e-9", "recall:1", "false_alarms:0", "false_alarms:0.999"],
+    ),
     "evaluate.grid_rows": COUNT,
     "evaluate.exact_pictures": FROM_0,
     "predict.tile_overlap": ([-0.1, 0.91], [0.0, 0.9]),

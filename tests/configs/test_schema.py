@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default, fast, quickstart, schema, small, test
+from configs import default, fast, quickstart, rules, schema, small, test
 from configs.errors import UserError
 from diffad_jax.method import optim
 from tests.support import goldens_io, helpers
@@ -67,7 +67,10 @@ def test_every_configuration_is_valid(source):
         ({"evaluate__top_pixels": 0}, "evaluate.top_pixels=0 must be at least 1 pixel"),
         ({"evaluate__top_pixels": 1025}, "evaluate.top_pixels=1025 1024 pixels"),
         ({"evaluate__grid_rows": 0}, "evaluate.grid_rows=0 must be at least 1 row"),
-        ({"evaluate__threshold_quantile": 1.0}, "evaluate.threshold_quantile=1.0 in (0, 1)"),
+        (
+            {"evaluate__threshold": "recall:0"},
+            "evaluate.threshold='recall:0' f1, false_alarms:X recall:Y [0, 1) (0, 1]",
+        ),
         ({"predict__tile_overlap": 0.95}, "predict.tile_overlap=0.95 must be in [0, 0.9]"),
     ],
 )
@@ -78,6 +81,23 @@ def test_impossible_values_are_named_with_their_numbers(changes, words):
     assert "\n" not in message
     for word in words.split():
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ("f1", "f1"),
+        ("recall:1.0", "recall:1"),
+        ("recall: .990", "recall:0.99"),
+        ("false_alarms:-0", "false_alarms:0"),
+        ("false_alarms:1e-2", "false_alarms:0.01"),
+        ("false_alarms:0.123456789", "false_alarms:0.123456789"),
+    ],
+)
+def test_a_threshold_has_one_form(given, plain):
+    assert helpers.parsed(evaluate__threshold=given).evaluate.threshold == plain
+    name, share = rules.threshold_rule(plain)
+    assert (name, share) == (plain.split(":")[0], float(plain.partition(":")[2] or 0))
 
 
 def test_unknown_missing_and_mistyped_keys():

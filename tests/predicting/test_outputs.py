@@ -67,7 +67,7 @@ def test_a_killed_run_leaves_the_old_results_and_whole_lines(
         write(self, row)
 
     other = copy.copy(model)
-    other.threshold = 0.0  # so that the new results are not the old ones
+    other.threshold, other.slope = 0.0, 1.0  # so that the new results are not the old ones
     monkeypatch.setattr(predict, "load", lambda *_: other)
     monkeypatch.setattr(results.Tables, "write", killed)
     with pytest.raises(KeyboardInterrupt, match=r"^by Ctrl-C, 3 of 6 pictures are in .*partial; "):

@@ -16,6 +16,18 @@ def test_colours_are_those_of_matplotlib():
     np.testing.assert_array_equal(drawing.colours(values, 2.0), expected[..., :3])
 
 
+def test_the_scale_ends_at_twice_the_threshold_of_pixels():
+    maps = np.array([[[0.0, 0.7]], [[0.1, 0.2]]])
+    assert drawing.full_scale(0.004, maps) == drawing.full_scale(0.004) == 0.008
+    for missing in (None, np.nan, 0.0):
+        assert drawing.full_scale(missing, maps) == 0.7
+        assert drawing.full_scale(missing, 0 * maps) == drawing.full_scale(missing) == 1.0
+    # The threshold has the colour in the middle, and what is called defective one from there on.
+    middle = matplotlib.colormaps[drawing.COLOURS](0.5, bytes=True)[:3]
+    scale = drawing.full_scale(0.004)
+    np.testing.assert_array_equal(drawing.colours(np.array([0.004]), scale)[0], middle)
+
+
 def area(line):
     x, y = line.T
     return abs(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) / 2

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from diffad_jax.reporting import drawing, grid
-from tests.support.evaluations import IDENTITY, SIZE, evaluated, judged
+from tests.support.evaluations import FOUND, IDENTITY, SIZE, evaluated, judged
 
 
 def cell(picture, row, column):
@@ -72,10 +72,30 @@ def test_grid_uses_one_scale_for_the_whole_set(tmp_path):
     hot[1] = 10.0  # a picture that is not shown
     brightness = []
     for maps in (tests.maps, hot):
-        grid.write(tmp_path / "grid.png", evaluated(dataclasses.replace(tests, maps=maps)), 1)
-        brightness.append(cell(Image.open(tmp_path / "grid.png"), 0, 3).max())
+        shown = dataclasses.replace(tests, maps=maps)
+        for found in (None, FOUND):
+            grid.write(tmp_path / "grid.png", evaluated(shown, threshold=found), 1)
+            brightness.append(cell(Image.open(tmp_path / "grid.png"), 0, 3).max())
     assert brightness[0] > 200
-    assert brightness[1] < 60
+    assert brightness[2] < 60
+    assert brightness[1] == brightness[3] > 200  # a threshold says where the scale ends
+
+
+def test_the_threshold_has_the_middle_colour_and_is_marked(tmp_path):
+    tests = subset(judged(), [0, 2])
+    tests.maps[:] = 0.01
+    found = dataclasses.replace(FOUND, pixel=0.01)
+    for threshold in (found, None):
+        grid.write(tmp_path / "grid.png", evaluated(tests, threshold=threshold), 1)
+        picture = Image.open(tmp_path / "grid.png")
+        seen = cell(picture, 0, 3).reshape(-1, 3)
+        middle, brightest = drawing.colours(np.array([0.5, 1.0]), 1.0)
+        expected = brightest if threshold is None else middle
+        assert abs(seen - expected.astype(int)).max() < 8
+        x = grid.LEFT + 3 * (grid.CELL + grid.GAP) + grid.CELL / 2
+        bar = np.asarray(picture)[round(0.5 * grid.DPI), :, :3].astype(int)
+        near = bar[round(x * grid.DPI) - 2 : round(x * grid.DPI) + 3]
+        assert (near.min(axis=-1).max() > 180) == (threshold is not None)
 
 
 def test_grid_of_a_set_without_masks_and_with_a_silent_model(tmp_path):

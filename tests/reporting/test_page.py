@@ -58,7 +58,7 @@ def nasty(tmp_path_factory):
 
 def test_names_stay_text_and_every_picture_is_there(nasty):
     tests, read = nasty
-    scale = drawing.full_scale(tests.maps)
+    scale = drawing.full_scale(FOUND.pixel)
     sources = {"input": tests.images, "reconstruction": tests.reconstructions}
     sources["anomaly map"] = [drawing.colours(anomaly_map, scale) for anomaly_map in tests.maps]
     assert read.headings[0] == "<b>&, step 7"
@@ -76,9 +76,18 @@ def test_names_stay_text_and_every_picture_is_there(nasty):
             np.testing.assert_array_equal(images["truth"], tests.truth(row))
         assert list(images) == kinds
         assert f"score {tests.scores[row]:.4g}" in article["words"]
+        sure = 1 / (1 + (0.6 / tests.scores[row]) ** 2)
+        assert f"confidence {sure:.2f}" in article["words"]
         for kind, views in sources.items():  # compressed, yet nearest to its own
             distance = [abs(images[kind] - view.astype(float)).mean() for view in views]
             assert np.argmin(distance) == row and distance[row] < 0.8 * sorted(distance)[1], kind
+
+
+def test_the_middle_colour_is_that_of_the_threshold(nasty):
+    read = nasty[1]
+    assert page.COLOURS in read.words
+    assert "Colour scale of all anomaly maps, from 0 (dark) to 0.6 (bright)" in read.lines
+    assert "threshold of pixels 0.3" in read.words
 
 
 def test_the_truth_is_outlined(nasty):
@@ -110,6 +119,10 @@ def test_mistakes_come_first_and_say_so(nasty):
         "3 of 4 defective pictures found, 1 of 2 good pictures falsely called defective, at "
         "threshold 0.6." in read.words
     )
+    words = " ".join(read.words)
+    assert "best F1 on 6 labelled pictures (evaluate.threshold=f1)" in words
+    assert "False alarms: 1 of 2 good pictures, 95 % interval 1.3 to 98.7 %." in words
+    assert "Defects found: 3 of 4 defective pictures, 95 % interval 19.4 to 99.4 %." in words
 
 
 def test_numbers_are_those_given(nasty):
@@ -183,6 +196,8 @@ def test_nothing_known_but_the_scores(tmp_path):
     assert "Verdicts (pictures)" not in read.tables
     assert [len(article["images"]) for article in read.articles] == [4, 4, 4, 4, 5, 5]
     assert not any("✓" in word or "✗" in word for word in read.words)
+    assert not any("confidence 0" in word for word in read.words)
+    assert page.NO_MIDDLE in read.words
     assert read.tables["How well the scores separate"][1][1:] == ["-"] * 6
 
 
@@ -192,10 +207,20 @@ def test_nothing_known_but_the_scores(tmp_path):
 )
 def test_one_class_alone(tmp_path, label, sentence):
     tests = judged(labels=np.full(6, label, np.int32), scores=np.linspace(0, 1, 6))
-    found = dataclasses.replace(FOUND, image=0.3, source="quantile", quantile=0.995, pictures=20)
+    rule = ("false_alarms:0.005", "recall:0.99")[label]
+    found = dataclasses.replace(FOUND, image=0.3, source=rule, pictures=20)
+    if not label:
+        found = dataclasses.replace(found, recall=math.nan, recall_interval=None)
     read = written(tmp_path, tests, {}, found)
     words = " ".join(read.words)
-    assert sentence in words and "99.5 % quantile of the scores of 20 good pictures that" in words
+    origin = (
+        "the lowest that at most 0.5 % of 20 good pictures reach that training did not see",
+        "the highest that at least 99 % of 20 defective pictures reach",
+    )[label]
+    assert sentence in words and origin in words and f"(evaluate.threshold={rule})" in words
+    # The rate of pictures that are not shown is told in percent.
+    assert ("50.0 % of the good pictures held out of training, 95 %" in words) == bool(label)
+    assert ("Defects found: 4 of 6 defective pictures, 95 %" in words) == bool(label)
     assert ("found, at threshold" in words) == bool(label)
     assert len(read.articles) == 6
 

@@ -12,7 +12,7 @@ from etils import epath
 from configs.schema import MEASURES
 from diffad_jax.reporting import tables
 from diffad_jax.scoring.identity import SETTINGS, Identity
-from tests.support.evaluations import DEFECTS, IDENTITY, NAMES, judged
+from tests.support.evaluations import DEFECTS, IDENTITY, NAMES, evaluated, judged
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -33,7 +33,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 
 def test_scores_csv_reads_back_exactly(tmp_path):
     tests = judged()
-    tables.write_scores(tmp_path / "scores.csv", tests, 0.6)
+    evaluation = evaluated(tests)
+    tables.write_scores(tmp_path / "scores.csv", evaluation)
     data = (tmp_path / "scores.csv").read_bytes()
     rows = list(csv.DictReader(io.StringIO(data.decode("utf-8"), newline="")))
     assert [row["name"] for row in rows] == NAMES
@@ -42,15 +43,17 @@ def test_scores_csv_reads_back_exactly(tmp_path):
     assert [float(row["score"]) for row in rows] == tests.scores.tolist()
     verdicts = ["good", "defective", "defective", "good", "defective", "defective"]
     assert [row["verdict"] for row in rows] == verdicts
-    tables.write_scores(tmp_path / "again.csv", tests, 0.6)
+    sure = [float(row["confidence"]) for row in rows]
+    assert sure == pytest.approx(1 / (1 + (0.6 / tests.scores) ** 2), rel=1e-12)
+    tables.write_scores(tmp_path / "again.csv", evaluation)
     assert (tmp_path / "again.csv").read_bytes() == data
 
 
 def test_scores_csv_without_threshold_and_with_undecodable_name(tmp_path):
     names = [b"odd\xff.png".decode("utf-8", "surrogateescape"), *NAMES[1:]]
-    tables.write_scores(tmp_path / "scores.csv", judged(names=names), float("nan"))
+    tables.write_scores(tmp_path / "scores.csv", evaluated(judged(names=names), threshold=None))
     lines = (tmp_path / "scores.csv").read_text("utf-8").splitlines()
-    assert lines[1] == "odd\\udcff.png,good,0,0.1,"
+    assert lines[1] == "odd\\udcff.png,good,0,0.1,,"
 
 
 def test_metrics_json_is_sorted_and_has_no_nan(tmp_path):

@@ -70,6 +70,9 @@ def test_without_the_held_out_pictures_an_evaluation_is_refused(begun, data, cha
     shutil.copytree(labelled(data.parent / "more"), data / "disc", dirs_exist_ok=True)
     evaluate.run(configured(data), work)
     assert len(judged(work)) == 5
+    # A share of false alarms is that of the held-out ones all the same.
+    with pytest.raises(UserError, match=f"held out of training, .* gone or changed: {name}; put"):
+        evaluate.run(configured(data, evaluate__threshold="false_alarms:0.01"), work)
 
 
 def labelled(root):

@@ -9,7 +9,18 @@ from tests.support import helpers
 
 CONFIG = helpers.parsed(data__category="<b>&", evaluate__weights="ema")
 IDENTITY = identify(CONFIG, 7, "0123456789ab")
-FOUND = Threshold(0.6, 0.3, "f1_max", None, 6, 0.5, IDENTITY)
+FOUND = Threshold(
+    image=0.6,
+    pixel=0.3,
+    source="f1",
+    pictures=6,
+    false_alarm_rate=0.5,
+    false_alarm_interval=(0.0126, 0.9874),
+    recall=0.75,
+    recall_interval=(0.1941, 0.9937),
+    slope=2.0,
+    identity=IDENTITY,
+)
 SIZE = 32
 NAMES = [
     "good/000.png",
