@@ -10,26 +10,27 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
-from diffad_jax import evaluate
+from diffad_jax import evaluate, train
+from diffad_jax.runs import folder
 from diffad_jax.scoring import metrics, threshold
 from input_pipeline.datasets import Category
 from input_pipeline.on_disk import Pictures, chunks
-from tests.support import helpers
+from tests.support import folders, helpers
 from tests.support.judged import pictures_of, stored, toy_scorer, with_images
 
 
-def run(folder, test, held_out=(), **changes):
+def run(workdir, test, held_out=(), **changes):
     """`evaluate.evaluate` with the toy network."""
     config = helpers.parsed(evaluate__batch_size=3, **changes)
     test = test if isinstance(test, Pictures) else pictures_of(test)
     held_out = pictures_of(held_out, seed=7, masks=False)
     whole = Category(test, test, held_out, "object", "disc")
-    return evaluate.evaluate(toy_scorer(config), whole, folder)
+    return evaluate.evaluate(toy_scorer(config), whole, workdir)
 
 
-def written(folder):
-    values = json.loads((folder / "eval/7/metrics.json").read_text())
-    with open(folder / "eval/7/scores.csv") as file:
+def written(workdir):
+    values = json.loads((workdir / "eval/7/metrics.json").read_text())
+    with open(workdir / "eval/7/scores.csv") as file:
         return values, list(csv.DictReader(file))
 
 
@@ -115,6 +116,24 @@ def test_a_recall_needs_defective_pictures():
     evaluate.check(helpers.parsed(evaluate__threshold="false_alarms:0.1"), category)
     labelled = dataclasses.replace(category, test=pictures_of([0, 1]))
     evaluate.check(config, labelled)
+
+
+def test_that_is_said_before_anything_is_made(tmp_path):
+    folders.category(tmp_path, test=0)
+    config = helpers.parsed(
+        data__root=str(tmp_path),
+        data__category="disc",
+        data__cache_dir=str(tmp_path / "cache"),
+        train__batch_size=8,
+        evaluate__threshold="recall:0.9",
+    )
+    told = "threshold=recall:0.9, but .*disc has no defective test pictures"
+    with pytest.raises(UserError, match=told):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    folder.claim(tmp_path / "run", config)
+    with pytest.raises(UserError, match=told):
+        evaluate.run(config, tmp_path / "run")
 
 
 def test_good_test_pictures_and_held_out_ones(tmp_path, caplog):

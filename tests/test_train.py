@@ -280,12 +280,6 @@ def test_a_run_without_test_pictures(toy, tmp_path):
     )  # of 9, one held out
     assert final["threshold_image"] == found.image
 
-    by_recall = configured(tmp_path, evaluate__threshold="recall:0.9")
-    for act, work in ((train.run, tmp_path / "no"), (evaluate.run, tmp_path / "run")):
-        with pytest.raises(UserError, match=r"threshold=recall:0\.9, but disc has no defective"):
-            act(by_recall, work)
-    assert not (tmp_path / "no").exists()
-
     without = configured(tmp_path, data__holdout=0.0)
     assert train.run(without, tmp_path / "all") is None
     assert {row["kind"] for row in lines(tmp_path / "all")} == {"train"}
