@@ -21,6 +21,7 @@ from configs.errors import UserError
 logger = logging.getLogger(__name__)
 
 # Within one picture all eight neighbours touch; the previous and next picture do not.
+MARGIN = 1e-6  # scores agree to that between batch sizes, devices and backends
 _EIGHT_CONNECTED = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
 
 
@@ -158,9 +159,11 @@ def next_lower(
 def between(score: np.floating, below: np.floating) -> np.floating:
     """The threshold midway between `score`, still called defective, and `below`, called good.
 
-    In their own precision; `score` itself where no number lies between them or `below` is -inf.
+    In their own precision; `score` itself where no number lies between them. Where `below` is
+    -inf, a hair (MARGIN) below `score`, but on the same side of 0.
     """
     if np.isinf(below):
-        return score
+        lowest = float(score)
+        return type(score)(lowest - min(MARGIN, abs(lowest) / 2))
     middle = below + (score - below) / 2
     return middle if below < middle < score else score

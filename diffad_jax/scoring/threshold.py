@@ -26,10 +26,9 @@ from configs.errors import UserError
 from configs.rules import threshold_rule
 from diffad_jax.runs import files
 from diffad_jax.scoring.identity import Identity
-from diffad_jax.scoring.ranking import between
+from diffad_jax.scoring.ranking import MARGIN, between
 
 logger = logging.getLogger(__name__)
-MARGIN = 1e-6  # scores agree to that between batch sizes and devices
 GOOD_ONLY = "false_alarms:0.005"  # the rule where no best F1 is known
 SLOPES = 0.1, 100.0  # the flattest and the steepest that are fitted
 FARTHEST = math.log(1000)  # a score further from the threshold says no more about the slope
@@ -177,15 +176,12 @@ def reached(
 ) -> float:
     """A threshold that at least this share, in (0, 1], of the values reaches, and no higher one.
 
-    It lies midway to the next lower value of `everything`, which holds `values`, too; where there
-    is none, a hair below the lowest, but not below 0.
+    It lies midway to the next lower value of `everything`, which holds `values`; see `between`.
     """
     needed = max(math.ceil(share * values.size - 1e-9), 1)
     lowest = np.sort(values)[values.size - needed]
     lower = everything[everything < lowest]
-    if lower.size:
-        return float(between(lowest, lower.max()))
-    return float(max(lowest - MARGIN, lowest / 2))
+    return float(between(lowest, np.max(lower, initial=-np.inf)))
 
 
 def interval(hits: int, count: int) -> Interval | None:

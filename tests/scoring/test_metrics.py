@@ -196,11 +196,11 @@ def test_shapes_that_differ():
 
 
 def slow_threshold(labels, scores):
-    """Midway between the highest score with the best F1 and the next lower one."""
+    """Midway between the highest score with the best F1 and the next lower one, or a hair below."""
     distinct = np.unique(scores)
     best = max((round(sklearn.metrics.f1_score(labels, scores >= t), 12), t) for t in distinct)[1]
     lower = distinct[distinct < best]
-    return (best + lower[-1]) / 2 if lower.size else best
+    return (best + lower[-1]) / 2 if lower.size else best - min(1e-6, best / 2)
 
 
 @pytest.mark.parametrize("seed", range(12))
