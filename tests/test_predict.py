@@ -3,7 +3,6 @@
 import copy
 import csv
 import dataclasses
-import functools
 import itertools
 import json
 
@@ -32,7 +31,6 @@ def toy():
         patch.setattr(train_state, "init", toy_model.toy_init)
         patch.setattr(scorer, "init", toy_model.toy_init)
         patch.setattr(judging, "evaluate", toy_model.toy_evaluate)
-        patch.setattr(scorer, "define", functools.cache(train_state.define))
         yield
 
 
@@ -239,7 +237,9 @@ def test_tiles_of_a_large_picture(model):
 
 def test_endless_pictures_need_bounded_memory(model):
     asked = itertools.count()
-    endless = (np.full((4, 4, 3), next(asked) % 256, np.uint8) for _ in itertools.repeat(0))
+    endless = (
+        np.full((4, 4, 3), (next(asked) % 256, 60, 0), np.uint8) for _ in itertools.repeat(0)
+    )
     results = list(itertools.islice(model.stream(endless), 50))
     assert len({result.score for result in results}) > 40
     assert next(asked) <= 50 + 3 * 8 + 3  # a batch is 8, on eight devices

@@ -1,6 +1,7 @@
 """What training changes, and how it starts."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,6 +69,7 @@ class TrainState:
     ema: Variables
 
 
+@functools.cache  # tracing both takes seconds
 def define(config: ModelConfig) -> Networks:
     """Structure of the networks; allocates nothing."""
     unet = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))

@@ -1,7 +1,6 @@
 """What a prediction writes: nothing is lost, nothing is left out without a word."""
 
 import copy
-import functools
 import json
 import pathlib
 
@@ -26,7 +25,6 @@ def model():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_state, "init", toy_model.toy_init)
         patch.setattr(judging, "evaluate", toy_model.toy_evaluate)
-        patch.setattr(scorer, "define", functools.cache(train_state.define))
         config = helpers.parsed()
         state = train_state.init(config, optim.optimizer(config, total_steps=1), jax.random.key(0))
         judge = scorer.fresh(config, sharding.data_mesh(), state)

@@ -16,7 +16,6 @@ from tests.support import helpers
 
 def random_variables(config, dtype=np.float32):
     """Weights with no zeros among them, so that every part of the networks matters."""
-    shapes = jax.eval_shape(lambda: train_state.init_variables(config.model, jax.random.key(0)))
     rng = np.random.default_rng(0)
 
     def fill(path, shape):
@@ -26,7 +25,7 @@ def random_variables(config, dtype=np.float32):
         one = path[-1].key in ("scale", "var")
         return (1 + 0.1 * abs(z) if one else 0.1 * z).astype(dtype)
 
-    return jax.tree_util.tree_map_with_path(fill, shapes)
+    return jax.tree_util.tree_map_with_path(fill, helpers.shapes(config.model))
 
 
 def random_batch(i, dtype, count=8):

@@ -1,5 +1,7 @@
 """Small configurations and reference weights, shared by the tests."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -16,6 +18,12 @@ def parsed(source=test, **changes) -> schema.Config:
         section, key = name.split("__")
         config[section][key] = value
     return schema.parse(config)
+
+
+@functools.cache  # tracing takes seconds
+def shapes(model: schema.ModelConfig) -> train_state.Variables:
+    """Shapes and dtypes of a model's arrays."""
+    return jax.eval_shape(lambda: train_state.init_variables(model, jax.random.key(0)))
 
 
 def golden_config(case: str, **changes) -> schema.Config:
@@ -39,8 +47,7 @@ def golden_variables(case: str, config: schema.Config, dtype) -> train_state.Var
     meta = goldens_io.META[case]
     unet, segmentation = meta.get("unet_manifest"), meta.get("seg_manifest")
     if unet is None:  # this case's manifest is not stored: `convert` is proved by those that are
-        fresh = jax.eval_shape(lambda: train_state.init_variables(config.model, jax.random.key(0)))
-        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), fresh)
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes(config.model))
         states = torch_weights.to_torch(zeros.params, zeros.batch_stats, config.model)
         unet, segmentation = ({k: v.shape for k, v in state.items()} for state in states)
     params, batch_stats = torch_weights.from_torch(
