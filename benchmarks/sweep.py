@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from benchmarks import breakdown
+from benchmarks.compiled import breakdown
 from configs import schema
 from diffad_jax.method import jitted
 from diffad_jax.runs import profiling

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import breakdown, hlo, tpu_compile
+from benchmarks.compiled import breakdown, hlo, tpu_compile
 
 Event = collections.namedtuple("Event", "name start_ns duration_ns stats", defaults=[()])
 PROGRAM = """HloModule step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}

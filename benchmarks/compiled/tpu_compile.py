@@ -1,6 +1,6 @@
 """Compile the training step for TPU chips that are not there: memory, exchange, estimated cycles.
 
-python -m benchmarks.tpu_compile --topology v5e:2x4 --config configs/default.py \
+python -m benchmarks.compiled.tpu_compile --topology v5e:2x4 --config configs/default.py \
     --config.model.compute_dtype=bfloat16 --config.train.batch_size=64
 
 Needs `pip install "jax[tpu]"`, no TPU; where there is none, set TPU_SKIP_MDS_QUERY=1, or the
@@ -17,7 +17,7 @@ from absl import app, flags
 from jax.experimental import topologies
 from ml_collections import config_flags
 
-from benchmarks import hlo
+from benchmarks.compiled import hlo
 from configs import schema
 from diffad_jax.method import jitted, optim
 from diffad_jax.runs import profiling, sharding

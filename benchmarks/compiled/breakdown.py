@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import jax
 
-from benchmarks import hlo
+from benchmarks.compiled import hlo
 
 IDLE = "nothing runs"
 UNKNOWN = "not in the program"  # copies between host and device, kernels without an instruction

@@ -1,0 +1,1 @@
+"""What compilers say of the steps, read from their programs and traces."""
