@@ -1,6 +1,7 @@
 # make quickstart    set up, make pictures, train, evaluate, show where the report is
 # make test          set up with the tested versions, check style and types, run the tests
 # make test-newest   set up Python 3.13 with the newest of everything, run the tests
+# make bundle        export the quickstart's run, judge its pictures where only the runtime is installed
 # make gpu-recipe    configs/fast.py on MVTec AD's bottle and grid, results to benchmarks/RESULTS.md
 # make notebook      set up, execute docs/first_steps.ipynb, keep its output
 PYTHON ?= python3
@@ -12,12 +13,24 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PINS := $(wildcard constraints-py*.txt)
 
-.PHONY: quickstart gpu-recipe test test-newest newest lint format notebook clean
+.PHONY: quickstart bundle gpu-recipe test test-newest newest lint format notebook clean
 
 quickstart: $(VENV)/run.stamp
 	$(BIN)/python -m input_pipeline.quickstart --output data/quickstart
 	$(BIN)/python -m diffad_jax.main --config configs/quickstart.py --workdir runs/quickstart
 	@echo "Open $$(ls -d runs/quickstart/eval/*/ | sort -V | tail -n 1)report.html"
+
+bundle:
+	@test -d runs/quickstart || { echo 'make quickstart first'; exit 1; }
+	rm -rf runs/quickstart_model .venv-runtime
+	$(BIN)/python -m diffad_jax.main --mode export --workdir runs/quickstart \
+	    --output runs/quickstart_model
+	$(PYTHON) -m venv .venv-runtime
+	.venv-runtime/bin/python -m pip install --quiet --disable-pip-version-check numpy pillow onnxruntime
+	.venv-runtime/bin/python runs/quickstart_model/infer.py data/quickstart/fabric/test \
+	    --output runs/quickstart_judged
+	$(BIN)/python -m benchmarks.verdicts runs/quickstart_judged/predictions.csv \
+	    $$(ls -d runs/quickstart/eval/*/ | sort -V | tail -n 1)scores.csv
 
 # MVTEC and TEXTURES are folders; MORE are flags, such as --config.train.steps=2 for a dry run.
 gpu-recipe: RUNS = --out runs/gpu --arms recipe --categories $(MVTEC)/bottle,$(MVTEC)/grid

@@ -23,7 +23,7 @@ from diffad_jax.flags import MODES, PACKAGED, TABLE
 
 FLAGS = absl_flags.FLAGS
 HELP = ("help", "helpshort", "h", "?")
-PATHS = ("config", "workdir", "input", "output", "checkpoint")
+PATHS = ("config", "workdir", "model", "input", "output", "checkpoint")
 # Flags and keys that are true or false: they need no value to be true.
 SWITCHES = {"prune"} | {
     f"config.{section}.{key}"
@@ -114,7 +114,7 @@ def arguments(argv: Sequence[str]) -> list[str]:
     file, mode = values.get("config"), MODES[name]
     # Overrides mean nothing to ml_collections before the configuration.
     kept = [word.text for word in given if word.name != "config"]
-    if file is None and not mode.own_config:
+    if file is None and (not mode.own_config or "model" in values):
         return [argv[0], *kept]
     path = own_config(values["workdir"] or "") if file is None else config_path(file)
     check_config(path, [word.name for word in given if word.name.startswith("config.")])
@@ -261,7 +261,14 @@ def _check_flags(given: Iterable[Word], name: str) -> None:
             users = ", ".join(other for other, its in MODES.items() if flag in its.flags)
             raise UserError(f"--mode {name} does not use --{flag}, which belongs to {users}")
     names = {word.name for word in given}
-    missing = [f"--{flag} {TABLE[flag].value}" for flag in mode.needs if flag not in names]
+    both = [(flag, other) for flag, other in mode.instead.items() if {flag, other} <= names]
+    if both:
+        raise UserError(f"--{both[0][0]} and --{both[0][1]} exclude each other: give one")
+    missing = [
+        f"--{flag} {TABLE[flag].value}"
+        for flag in mode.needs
+        if flag not in names and mode.instead.get(flag) not in names
+    ]
     if missing:
         raise UserError(f"--mode {name} needs {' and '.join(missing)} (see --help {name})")
 

@@ -15,7 +15,7 @@ from diffad_jax.scoring import metrics, reconstruction, results, scorer, thresho
 from diffad_jax.scoring.identity import identify
 from diffad_jax.scoring.pixel_sketch import Pixels
 from diffad_jax.scoring.ranking import Ranking, rank_pixels
-from diffad_jax.scoring.scorer import Scorer
+from diffad_jax.scoring.scorer import Judge, Scorer
 from input_pipeline import pipeline
 from input_pipeline.datasets import Category, labelled, load_category, load_textures
 from input_pipeline.on_disk import Pictures, chunks
@@ -116,7 +116,17 @@ def evaluate(
     if about is category.held_out:
         count = len(about.images)
         logger.info("no test pictures: judging the %d good ones held out of training", count)
-    identity = identify(model.config, model.step, about.fingerprint)
+    evaluation = measure(model, category, examples)
+    if jax.process_index() == 0:
+        write(workdir, evaluation, model.config)
+    return dict(evaluation.values)
+
+
+def measure(
+    model: Judge, category: Category, examples: pipeline.Painted | None = None
+) -> results.Evaluation:
+    """What `evaluate` writes; nothing is written."""
+    about = shown(category)
     judged = model.judge(about)
     pixels = ranking(judged, model.config.evaluate.exact_pictures)
     values = metrics.of_images(judged.labels, judged.scores)
@@ -126,6 +136,7 @@ def evaluate(
     )
     if examples is not None:
         values["repaint_psnr"] = reconstruction.of_painted(model, examples)
+    identity = identify(model.config, model.step, about.fingerprint)
     test, held_out = (None, judged) if about is category.held_out else (judged, None)
     rule = model.config.evaluate.threshold
     if test is not None and by_held_out(rule, category):
@@ -139,9 +150,7 @@ def evaluate(
         identity=identity,
     )
     values |= {} if found is None else found.numbers()
-    if jax.process_index() == 0:
-        write(workdir, results.Evaluation(judged, values, pixels, found, identity), model.config)
-    return values
+    return results.Evaluation(judged, values, pixels, found, identity)
 
 
 def good(judged: results.Judged | None) -> threshold.Good:

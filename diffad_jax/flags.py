@@ -22,10 +22,16 @@ class Flag(NamedTuple):
     value: str
     text: str
     define: Callable[..., Any] = absl_flags.DEFINE_string
-    default: int | None = None
+    default: int | str | None = None
 
 
 _count = functools.partial(absl_flags.DEFINE_integer, lower_bound=1)
+
+
+def _one_of(*choices: str) -> Callable[..., Any]:
+    return lambda name, default, text: absl_flags.DEFINE_enum(name, default, choices, text)
+
+
 _from_zero = functools.partial(absl_flags.DEFINE_integer, lower_bound=0)
 
 TABLE = {
@@ -37,6 +43,19 @@ TABLE = {
         "SCORE",
         "the lowest score of a defective picture; default: what --mode evaluate found",
         absl_flags.DEFINE_float,
+    ),
+    "model": Flag("BUNDLE", "what --mode export wrote, in the place of --workdir"),
+    "precision": Flag(
+        "NAME",
+        "of the convolutions: float32, float16, or int8, which is calibrated on good pictures",
+        _one_of("float32", "float16", "int8"),
+        "float32",
+    ),
+    "format": Flag(
+        "NAME",
+        "onnx: a folder for machines without JAX; torch: a file for the authors' PyTorch code",
+        _one_of("onnx", "torch"),
+        "onnx",
     ),
     "checkpoint": Flag("FILE", "what the authors' training code saved, such as params-last.pt"),
     "count": Flag("N", "pictures on the page", _count, 24),
@@ -68,6 +87,9 @@ class Mode:
     takes: tuple[str, ...] = ()
     words: dict[str, str] = dataclasses.field(default_factory=dict)  # flag -> its text here
     own_config: bool = False  # the configuration stored in --workdir is the default
+    instead: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # what else will do for a need
     examples: tuple[str, ...] = ()
 
     @property
@@ -101,12 +123,26 @@ MODES = {
     "predict": Mode(
         "say of each picture whether it is defective, and where",
         ("workdir", "input", "output"),
-        ("config", "threshold", "num_processes"),
+        ("model", "config", "threshold", "num_processes"),
         _OWN | {"output": "folder for predictions.csv, predictions.jsonl, maps and overlays"},
         own_config=True,
+        instead={"workdir": "model"},
         examples=(
             "--workdir runs/screw --input photos --output results",
             "--workdir runs/screw --input 'photos/*.png' --output results --threshold=0.3",
+            "--model screw_model --input photos --output results",
+        ),
+    ),
+    "export": Mode(
+        "write a run's model as a folder that runs without JAX, with proof that it judges alike",
+        ("workdir", "output"),
+        ("config", "precision", "format"),
+        _OWN | {"output": "the new folder, or with --format=torch the new file"},
+        own_config=True,
+        examples=(
+            "--workdir runs/screw --output screw_model",
+            "--workdir runs/screw --output screw_int8 --precision=int8",
+            "--workdir runs/screw --output params-last.pt --format=torch",
         ),
     ),
     "compare": Mode(

@@ -16,7 +16,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from configs import schema, stored
-from configs.errors import TOLD_IN_A_LINE
+from configs.errors import TOLD_IN_A_LINE, UserError
 from diffad_jax import arguments
 
 FLAGS = absl_flags.FLAGS
@@ -50,7 +50,13 @@ def call(mode: str) -> int:
 
         compare.run([FLAGS.workdir], FLAGS.output)
         return 0
+    if mode == "predict" and FLAGS.model:
+        if not os.path.isfile(os.path.join(FLAGS.model, "bundle.json")):
+            raise UserError(f"{FLAGS.model} holds no exported model: it has no bundle.json")
+        return _predict(None)
     config = schema.parse(FLAGS.config)
+    if mode == "export":
+        return _export()
     if mode == "import":
         from diffad_jax import import_torch
 
@@ -85,21 +91,42 @@ def _with_jax(mode: str, config: schema.Config) -> int:
     return 0
 
 
-def _predict(config: schema.Config) -> int:
-    """Predict with the run's own configuration, or with another where --config was given."""
+def _predict(config: schema.Config | None) -> int:
+    """Predict with the run's own configuration, or with another where --config was given.
+
+    None: with an exported model.
+    """
     from diffad_jax import predict
 
-    flag = FLAGS["config"]
-    own = config_flags.get_config_filename(flag) == f"{stored.__file__}:{FLAGS.workdir}"
     unreadable = predict.run(
-        FLAGS.workdir,
+        FLAGS.workdir or FLAGS.model,
         FLAGS.input,
         FLAGS.output,
-        config=None if own else config,
+        config=None if config is None or _is_own() else config,
         threshold=FLAGS.threshold,
-        overrides=config_flags.get_override_values(flag),
+        overrides=None if config is None else config_flags.get_override_values(FLAGS["config"]),
     )
     return predict.UNREADABLE if unreadable else 0
+
+
+def _export() -> int:
+    """Export with the run's own configuration."""
+    if not _is_own():
+        raise UserError("--mode export takes the run's own configuration: leave --config out")
+    from diffad_jax import export
+
+    overrides = config_flags.get_override_values(FLAGS["config"])
+    if FLAGS.format == "torch":
+        export.to_torch(FLAGS.workdir, FLAGS.output, overrides)
+    else:
+        export.run(FLAGS.workdir, FLAGS.output, FLAGS.precision, overrides)
+    return 0
+
+
+def _is_own() -> bool:
+    """Whether the configuration is that of the run in --workdir."""
+    given = config_flags.get_config_filename(FLAGS["config"])
+    return given == f"{stored.__file__}:{FLAGS.workdir}"
 
 
 def _before_training(mode: str, config: schema.Config) -> int:

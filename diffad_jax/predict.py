@@ -53,131 +53,29 @@ the same size; pictures that are fewer than `evaluate.batch_size` go in smaller 
 import dataclasses
 import io
 import logging
-import math
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-import diffad_jax
-from configs import stored
 from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax.predicting.files import MARK, Source, find
+from diffad_jax.predicting.loading import check_threshold, load
 from diffad_jax.predicting.predictor import Predictor
 from diffad_jax.predicting.results import COLUMNS, Prediction, Tables
 from diffad_jax.reporting import drawing
-from diffad_jax.runs import files, folder, lock, sharding
-from diffad_jax.scoring import scorer
-from diffad_jax.scoring.identity import value_of
-from diffad_jax.scoring.threshold import Threshold, read
+from diffad_jax.runs import files, lock
 from input_pipeline.decoding.pictures import decode_rgb
 from input_pipeline.folders import listing
 
 logger = logging.getLogger(__name__)
 UNREADABLE = 3  # exit status
-
-
-def load(
-    workdir: epath.PathLike,
-    config: Config | None = None,
-    threshold: float | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> Predictor:
-    """A run's model, ready to be called: pictures are scored as they were when evaluated.
-
-    What decides a score (`identity.SETTINGS`) and the checkpoint are those that the stored
-    threshold was found with. With a threshold of your own they may be others.
-
-    Args:
-      workdir: the run's folder, local or gs://.
-      config: by default the run's own; another must be of the same model.
-      threshold: a picture is called defective where its score, in [0, 1], is at least this; by
-        default what `--mode evaluate` stored. It takes the place of the threshold of the score
-        only; confidences are then 0.5 at it, with the stored slope. Where none is stored, it also
-        says which pixels belong to a region, and there are no confidences.
-      overrides: dotted keys to change in the run's configuration, such as {"predict.maps": "npy"}.
-
-    Raises:
-      UserError: no run, no checkpoint, another model's run, scores made in another way than those
-        that the stored threshold was found on, a threshold outside of [0, 1], or a process of
-        several hosts.
-    """
-    _check_threshold(threshold)
-    if jax.process_count() > 1:
-        raise UserError(f"predict works on one host, this is one of {jax.process_count()}")
-    found = read(workdir)
-    identity = found.identity if found is not None and threshold is None else None
-    config = _config(workdir, config, overrides or {}, found, must_fit=threshold is None)
-    step = identity.step if identity is not None else None
-    model = scorer.restored(config, workdir, sharding.data_mesh(), step)
-    if identity is not None and identity.program != diffad_jax.__version__:
-        logger.warning(
-            "the threshold was found by version %s of this program, this is %s",
-            identity.program,
-            diffad_jax.__version__,
-        )
-    known: list[float | None] = [None] * 3
-    if found is not None:
-        known = [_number(value) for value in (found.image, found.pixel, found.slope)]
-    image = known[0] if threshold is None else threshold
-    pixel = image if known[1] is None else known[1]
-    if config.predict.tile_overlap and threshold is None and image is not None:
-        logger.warning("the threshold was found on whole pictures; for tiles, give --threshold")
-    if image is None:
-        logger.warning(
-            "%s has no threshold: scores only, no verdicts; --mode evaluate finds one, "
-            "--threshold gives one",
-            workdir,
-        )
-    return Predictor(model, image, pixel, slope=known[2])
-
-
-def _config(
-    workdir: epath.PathLike,
-    config: Config | None,
-    overrides: Mapping[str, Any],
-    found: Threshold | None,
-    must_fit: bool,
-) -> Config:
-    """The configuration to predict with: the one given, or the run's as it was evaluated.
-
-    Raises:
-      UserError: `must_fit`, and a setting is another than the threshold was found with.
-    """
-    settings = {} if found is None else dict(found.identity.settings)
-    wanted = dict(overrides)
-    if config is None:
-        values = stored.get_config(workdir)
-        with values.unlocked():
-            values.update_from_flattened_dict(settings | wanted)
-        if values.model.compute_dtype != "bfloat16":
-            values.model.attention = "xla"  # the other kernel knows no other precision
-        config = folder.parsed(workdir, values)
-    else:
-        wanted |= {key: value_of(config.to_dict(), key) for key in settings}
-    for key, value in settings.items():
-        if must_fit and key in wanted and wanted[key] != value:
-            raise UserError(
-                f"{key} is {wanted[key]!r}, but the threshold of {workdir} was found with "
-                f"{value!r}: leave it, run --mode evaluate with it, or give --threshold"
-            )
-    return config
-
-
-def _check_threshold(threshold: float | None) -> None:
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UserError(f"the threshold is {threshold}, but scores lie in [0, 1]")
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def run(
@@ -191,7 +89,7 @@ def run(
     """Judge all pictures that `pattern` means, write the results to `output` (see above).
 
     Args:
-      workdir: the run's folder, local or gs://.
+      workdir: the run's folder, or a bundle; see `load`.
       pattern: a picture, a folder or a glob pattern, local.
       output: the folder for the results, local; made if need be.
       config: see `load`.
@@ -206,7 +104,7 @@ def run(
         `load`.
       KeyboardInterrupt: Ctrl-C; says what is done.
     """
-    _check_threshold(threshold)
+    check_threshold(threshold)
     sources = find(pattern)
     target = _output_folder(output)
     with lock.Hold(target):

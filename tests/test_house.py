@@ -19,6 +19,7 @@ BUILDINGS = ("diffad_jax", "input_pipeline", "configs")  # the upper ones import
 FLOORS = (
     "data_tools",
     "predicting",
+    "exporting",
     "reporting",
     "scoring",
     "method",
@@ -120,7 +121,7 @@ def test_a_module_has_one_name():
         ("orbax", "diffad_jax/runs/checkpoint.py"),
         ("tensorflow", "input_pipeline"),
         ("tensorflow_datasets", "input_pipeline"),
-        ("torch", "diffad_jax/import_torch.py"),
+        ("torch", "diffad_jax/models/torch_file.py"),
     ],
 )
 def test_a_library_is_used_in_one_place(library, place):

@@ -132,7 +132,7 @@ def test_unusable_pictures_are_one_line(tmp_path):
         (
             "--mode check --workdir=a",
             "--mode check does not use --workdir, which belongs to train, evaluate, predict, "
-            "compare, import",
+            "export, compare, import",
         ),
         (
             "--config=test --workdir=a --threshold=1",
@@ -141,7 +141,7 @@ def test_unusable_pictures_are_one_line(tmp_path):
         (
             "--mode compare --workdir=a --config.seed=1",
             "--mode compare does not use --config, which belongs to train, evaluate, predict, "
-            "check, preview, foregrounds, prepare, import",
+            "export, check, preview, foregrounds, prepare, import",
         ),
         ("--wrokdir=a", "unknown flag --wrokdir: did you mean --workdir?"),
         ("--mode evalute", "unknown mode evalute: did you mean evaluate?"),
@@ -195,6 +195,9 @@ def test_what_is_wrong_with_the_arguments(words, line, monkeypatch):
     ("words", "line"),
     [
         ("--mode predict --workdir no", "--mode predict needs --input PICTURES and --output PATH"),
+        ("--mode predict --model=a --workdir=b", "--workdir and --model exclude each other: give"),
+        ("--mode predict --model=no --input=a --output=b", "no holds no exported model: it has"),
+        ("--mode export --workdir=a", "--mode export needs --output PATH (see --help export)"),
         ("--config=test --workdir", "--workdir is empty: give --workdir DIR"),
         ("--config=test --workdir=a --workers=-1", "flag --workers=-1: -1 is not a non-negative"),
         ("--config=stored:no --workdir=a", "no holds no run: no/config.json does not exist"),

@@ -17,7 +17,7 @@ from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax.predicting import tiles
 from diffad_jax.predicting.results import Prediction, find_boxes
-from diffad_jax.scoring.scorer import Scorer
+from diffad_jax.scoring.scorer import Judge
 from diffad_jax.scoring.threshold import confidence
 from input_pipeline.decoding.pictures import decode_rgb
 from input_pipeline.decoding.resizing import resize_picture, window
@@ -41,7 +41,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Scorer,
+        model: Judge,
         threshold: float | None,
         pixel_threshold: float | None,
         slope: float | None = None,

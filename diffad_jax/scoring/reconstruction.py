@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
-from diffad_jax.scoring.scorer import Scorer
+from diffad_jax.scoring.scorer import Judge
 from input_pipeline.pipeline import Painted
 
 _PEAK = 255.0
@@ -48,7 +48,7 @@ def of_good(
     return float(np.mean(each)) if each else float("nan")
 
 
-def of_painted(model: Scorer, painted: Painted) -> float:
+def of_painted(model: Judge, painted: Painted) -> float:
     """How well synthetic anomalies are repainted, in dB.
 
     Mean PSNR of the guided reconstruction against the picture as it was before, over the pixels

@@ -1,8 +1,9 @@
 """The model that judges: weights, key, mesh and compiled step, made once by whoever scores.
 
-Training, evaluation and prediction all score through a `Scorer`, so a picture has one score.
+Training, evaluation and prediction all score through a `Judge`, so a picture has one score.
 """
 
+import abc
 import dataclasses
 import tempfile
 from collections.abc import Iterator
@@ -34,68 +35,32 @@ class Found(NamedTuple):
     reconstruction: Float32[np.ndarray, "n s s 3"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scorer:
-    """Judges pictures of the model's own size; compiles at its first batch.
+class Judge(abc.ABC):
+    """Judges pictures of the model's own size, in batches.
 
     config: of the run; `evaluate` decides how a picture is scored.
-    mesh: the devices; a batch is split over them.
-    noises: f32[k, 2, s, s, 3], the same for every picture (`judging.draw_evaluation`), on every
-      device.
-    judge_batch: the compiled step.
-    variables: the weights, on every device. step: of training, which they belong to.
+    step: of training, which the weights belong to.
     """
 
     config: Config
-    mesh: Mesh
-    noises: jax.Array
-    judge_batch: jitted.EvaluateStep
-    variables: Variables
     step: int
 
-    def holding(self, state: TrainState) -> "Scorer":
-        """The same with the weights of another state; nothing is compiled again."""
-        step = int(jax.device_get(state.step))
-        return dataclasses.replace(self, variables=weights(state, self.config), step=step)
+    @abc.abstractmethod
+    def padded(self, size: int) -> int:
+        """The batch size that takes the place of `size`, where not all can be."""
+
+    @abc.abstractmethod
+    def batch(self, images: UInt8[np.ndarray, "n s s 3"], size: int | None = None) -> Found:
+        """Judge at most a batch of pictures: `size`, else `batch_size`."""
+
+    @abc.abstractmethod
+    def stream(self, images: UInt8[np.ndarray, "n s s 3"]) -> Iterator[Found]:
+        """Judge any number, batch by batch."""
 
     @property
     def batch_size(self) -> int:
-        """`evaluate.batch_size`, rounded up to a multiple of the devices."""
+        """`evaluate.batch_size`, or what takes its place."""
         return self.padded(self.config.evaluate.batch_size)
-
-    def padded(self, size: int) -> int:
-        """A batch size rounded up to a multiple of the devices."""
-        return -(-size // self.mesh.size) * self.mesh.size
-
-    def start(self, images: UInt8[np.ndarray, "n s s 3"], size: int) -> Judgement:
-        """Hand up to `size` pictures to the devices, without waiting for what they find.
-
-        The batch is filled up to `size` (see `padded`) by repeating the last picture.
-
-        Raises:
-          UserError: the devices have too little memory (`fetch` may find that, too).
-        """
-        missing = size - len(images)
-        pictures = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)], mode="edge")
-        with profiling.fitting(profiling.scoring_advice(size)):
-            image = sharding.share(in_unit_range(pictures), self.mesh)
-            return self.judge_batch(self.variables, image, self.noises)
-
-    def batch(self, images: UInt8[np.ndarray, "n s s 3"], size: int | None = None) -> Found:
-        """Judge at most a batch of pictures: `size`, else `batch_size`."""
-        return fetch(self.start(images, size or self.batch_size), len(images))
-
-    def stream(self, images: UInt8[np.ndarray, "n s s 3"]) -> Iterator[Found]:
-        """Judge any number, batch by batch; the next one is under way while one is looked at."""
-        running: tuple[Judgement, int] | None = None
-        for start in range(0, len(images), self.batch_size):
-            some = images[start : start + self.batch_size]
-            started = self.start(some, self.batch_size), len(some)
-            if running is not None:
-                yield fetch(*running)
-            running = started
-        if running is not None:
-            yield fetch(*running)
 
     def judge(self, pictures: Pictures) -> Judged:
         """Run every picture through the model.
@@ -132,6 +97,65 @@ class Scorer:
             masks=pictures.masks,
             has_mask=pictures.has_mask,
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scorer(Judge):
+    """Judges with JAX; compiles at its first batch.
+
+    config: of the run; `evaluate` decides how a picture is scored.
+    mesh: the devices; a batch is split over them.
+    noises: f32[k, 2, s, s, 3], the same for every picture (`judging.draw_evaluation`), on every
+      device.
+    judge_batch: the compiled step.
+    variables: the weights, on every device. step: of training, which they belong to.
+    """
+
+    config: Config
+    mesh: Mesh
+    noises: jax.Array
+    judge_batch: jitted.EvaluateStep
+    variables: Variables
+    step: int
+
+    def holding(self, state: TrainState) -> "Scorer":
+        """The same with the weights of another state; nothing is compiled again."""
+        step = int(jax.device_get(state.step))
+        return dataclasses.replace(self, variables=weights(state, self.config), step=step)
+
+    def padded(self, size: int) -> int:
+        """A batch size rounded up to a multiple of the devices."""
+        return -(-size // self.mesh.size) * self.mesh.size
+
+    def start(self, images: UInt8[np.ndarray, "n s s 3"], size: int) -> Judgement:
+        """Hand up to `size` pictures to the devices, without waiting for what they find.
+
+        The batch is filled up to `size` (see `padded`) by repeating the last picture.
+
+        Raises:
+          UserError: the devices have too little memory (`fetch` may find that, too).
+        """
+        missing = size - len(images)
+        pictures = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)], mode="edge")
+        with profiling.fitting(profiling.scoring_advice(size)):
+            image = sharding.share(in_unit_range(pictures), self.mesh)
+            return self.judge_batch(self.variables, image, self.noises)
+
+    def batch(self, images: UInt8[np.ndarray, "n s s 3"], size: int | None = None) -> Found:
+        """Judge at most a batch of pictures: `size`, else `batch_size`."""
+        return fetch(self.start(images, size or self.batch_size), len(images))
+
+    def stream(self, images: UInt8[np.ndarray, "n s s 3"]) -> Iterator[Found]:
+        """Judge any number, batch by batch; the next one is under way while one is looked at."""
+        running: tuple[Judgement, int] | None = None
+        for start in range(0, len(images), self.batch_size):
+            some = images[start : start + self.batch_size]
+            started = self.start(some, self.batch_size), len(some)
+            if running is not None:
+                yield fetch(*running)
+            running = started
+        if running is not None:
+            yield fetch(*running)
 
 
 def fresh(config: Config, mesh: Mesh, state: TrainState) -> Scorer:

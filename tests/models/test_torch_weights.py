@@ -11,7 +11,7 @@ from configs import default, schema
 from configs.errors import UserError
 from diffad_jax import import_torch
 from diffad_jax.method import train_state
-from diffad_jax.models import torch_weights
+from diffad_jax.models import torch_file, torch_weights
 from diffad_jax.runs import checkpoint, sharding
 from diffad_jax.scoring import scorer
 from tests.support import goldens_io, helpers
@@ -95,7 +95,7 @@ def test_wrong_arrays_are_named(states):
 def test_torch_is_asked_for_when_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(UserError, match="torch"):
-        import_torch.read_checkpoint(tmp_path / "params-last.pt")
+        torch_file.read(tmp_path / "params-last.pt")
 
 
 class TestFile:
@@ -120,7 +120,7 @@ class TestFile:
 
     def test_reads_it(self, torch, content, states, tmp_path):
         torch.save(content, tmp_path / "params-last.pt")
-        epoch, *read = import_torch.read_checkpoint(tmp_path / "params-last.pt")
+        epoch, *read = torch_file.read(tmp_path / "params-last.pt")
         assert epoch == 3000
         for given, back in zip(states, read, strict=True):
             assert back.keys() == given.keys()
@@ -131,19 +131,19 @@ class TestFile:
         content["args"] = pytest.Config  # any class: unpickling it imports a module
         torch.save(content, tmp_path / "params-last.pt")
         with pytest.raises(UserError, match=r"params-last\.pt cannot be read"):
-            import_torch.read_checkpoint(tmp_path / "params-last.pt")
+            torch_file.read(tmp_path / "params-last.pt")
 
     def test_refuses_what_is_not_a_checkpoint(self, torch, content, tmp_path):
         path = tmp_path / "params-last.pt"
         with pytest.raises(UserError, match="no checkpoint file"):
-            import_torch.read_checkpoint(path)
+            torch_file.read(path)
         path.write_bytes(b"not a checkpoint")
         with pytest.raises(UserError, match="cannot be read"):
-            import_torch.read_checkpoint(path)
+            torch_file.read(path)
         del content["seg_model_state_dict"]
         torch.save(content, path)
         with pytest.raises(UserError, match="holds no seg_model_state_dict"):
-            import_torch.read_checkpoint(path)
+            torch_file.read(path)
 
 
 def test_command_makes_a_run_that_evaluates_as_the_weights(tmp_path):
