@@ -26,6 +26,7 @@ import os
 import pathlib
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -178,15 +179,14 @@ def _new(output: str | os.PathLike) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _partial(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside the target that becomes it if nothing fails."""
-    partial = target.with_name(f"{target.name}.partial")
+    """A folder of this export alone, beside the target, that becomes it if nothing fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=target.parent))
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-        partial.mkdir(parents=True)
         yield partial
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
+        _new(target)  # another export may have been faster
+        partial.chmod(0o755)
+        partial.rename(target)  # an empty folder gives way
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -138,9 +138,9 @@ def origin(today: datetime.date, versions: dict[str, str]) -> dict[str, Any]:
 
 
 def _plain(values: Any) -> dict[str, Any]:
-    """NaN as null."""
+    """NaN and infinity as null: JSON has neither."""
     return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
     }
 

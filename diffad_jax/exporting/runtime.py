@@ -1,11 +1,11 @@
 """An exported model in the place of a run: the same evaluation and prediction, by ONNX Runtime."""
 
+import contextlib
 import json
 import os
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import ml_collections
 import numpy as np
@@ -54,15 +54,13 @@ class Runtime(Judge):
             yield self.batch(images[start : start + self.batch_size])
 
 
-class told:
+@contextlib.contextmanager
+def told() -> Iterator[None]:
     """A context in which what the runtime refuses is a UserError."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, infer.Refused):
-            raise UserError(str(error)) from error
+    try:
+        yield
+    except infer.Refused as error:
+        raise UserError(str(error)) from error
 
 
 def milliseconds(model: Judge, size: int, count: int = 30) -> dict[str, float | int]:

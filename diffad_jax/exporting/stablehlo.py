@@ -1,5 +1,6 @@
 """The evaluation step for programs that use XLA themselves: StableHLO, weights included."""
 
+import dataclasses
 import datetime
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Float, UInt8
 
-from diffad_jax.method import judging
+from diffad_jax.method import jitted, judging
 from diffad_jax.method.train_state import define
 from diffad_jax.scoring.scorer import Scorer
 
@@ -22,8 +23,12 @@ def write(model: Scorer) -> bytes:
     Any n. `jax.export.deserialize(bytearray(...)).call(pictures)` runs it, on one device of any of
     PLATFORMS, until `readable_until`.
     """
-    config = model.config
-    networks, variables, noises = define(config.model), model.variables, model.noises
+    # For every platform, and for one device, whatever the run was on.
+    settings = dataclasses.replace(model.config.model, attention="xla")
+    config = dataclasses.replace(model.config, model=settings)
+    networks = define(settings)
+    host = jax.device_get((model.variables, model.noises))
+    variables, noises = jax.tree.map(jnp.asarray, host)
 
     def judge(picture: UInt8[Array, "n s s 3"]) -> tuple[Float[Array, "..."], ...]:
         image = picture.astype(jnp.float32) / 255
@@ -32,7 +37,8 @@ def write(model: Scorer) -> bytes:
 
     (n,), size = export.symbolic_shape("n"), config.model.image_size
     pictures = jax.ShapeDtypeStruct((n, size, size, 3), jnp.uint8)
-    return bytes(export.export(jax.jit(judge), platforms=PLATFORMS)(pictures).serialize())
+    step = jax.jit(jitted.in_precision(judge, settings))
+    return bytes(export.export(step, platforms=PLATFORMS)(pictures).serialize())
 
 
 def readable_until(written: datetime.date) -> datetime.date:

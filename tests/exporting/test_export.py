@@ -166,6 +166,20 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_slower_of_two_exports_leaves_the_other_s(run, made, tmp_path, monkeypatch):
+    """Both were begun before there was anything."""
+
+    def meanwhile(_):
+        shutil.copytree(made, tmp_path / "model")
+        return b""
+
+    monkeypatch.setattr(stablehlo, "write", meanwhile)
+    with pytest.raises(UserError, match="model is there already"):
+        export.run(run[0], tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert facts(tmp_path / "model") == facts(made)
+
+
 def test_a_damaged_bundle_is_one_line(made, tmp_path):
     shutil.copytree(made, tmp_path / "model")
     data = (tmp_path / "model/model.onnx").read_bytes()

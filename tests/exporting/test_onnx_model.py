@@ -112,8 +112,10 @@ def test_half_precision_and_8_bits_stay_near(model, graph, tmp_path):
 
 
 def test_stablehlo_is_the_step(model):
-    again = export.deserialize(bytearray(stablehlo.write(model)))
-    assert again.platforms == stablehlo.PLATFORMS
+    everywhere = sharding.replicated(sharding.data_mesh())  # weights on eight devices
+    spread = dataclasses.replace(model, variables=jax.device_put(model.variables, everywhere))
+    again = export.deserialize(bytearray(stablehlo.write(spread)))
+    assert again.platforms == stablehlo.PLATFORMS and again.nr_devices == 1
     judged = model.batch(PICTURES, 4)
     for ours, theirs in zip(judged, again.call(PICTURES), strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
