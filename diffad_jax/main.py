@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from configs import schema, stored
 from configs.errors import TOLD_IN_A_LINE, UserError
-from diffad_jax import arguments
+from diffad_jax.command_line import arguments
 
 FLAGS = absl_flags.FLAGS
 INTERRUPTED = 130  # exit status, as of a shell

@@ -17,6 +17,8 @@ ROOT = folders.REPOSITORY
 BUILDINGS = ("diffad_jax", "input_pipeline", "configs")  # the upper ones import the lower ones
 # Inside diffad_jax; above them stand the verbs, the files of the package itself.
 FLOORS = (
+    "command_line",
+    "serving",
     "data_tools",
     "predicting",
     "exporting",

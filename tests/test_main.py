@@ -11,7 +11,7 @@ import pytest
 
 import configs
 from configs.errors import UserError
-from diffad_jax import arguments, flags
+from diffad_jax.command_line import arguments, flags
 from diffad_jax.method import optim, train_state
 from diffad_jax.runs import checkpoint, folder
 from tests.support import folders, helpers

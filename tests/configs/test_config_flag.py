@@ -11,7 +11,7 @@ import pytest
 import configs
 from configs import stored
 from configs.errors import UserError
-from diffad_jax import arguments
+from diffad_jax.command_line import arguments
 from tests.support import folders, helpers
 
 PACKAGED = pathlib.Path(configs.__file__).parent
@@ -148,7 +148,7 @@ def test_mistakes_in_packaged_files_are_ours(tmp_path, monkeypatch):
 CALL = """
 import sys
 from absl import flags
-from diffad_jax import arguments
+from diffad_jax.command_line import arguments
 from configs import schema
 arguments.parse(sys.argv)
 print(schema.parse(flags.FLAGS.config).model.image_size)

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from diffad_jax import arguments
+from diffad_jax.command_line import arguments
 from diffad_jax.data_tools import prepare
 from input_pipeline import cache, datasets, foreground
 from input_pipeline.folders import contents

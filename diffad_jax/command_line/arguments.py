@@ -18,8 +18,8 @@ from absl import flags as absl_flags
 
 from configs import default, schema, stored
 from configs.errors import TOLD_IN_A_LINE, UserError
-from diffad_jax import flags
-from diffad_jax.flags import MODES, PACKAGED, TABLE
+from diffad_jax.command_line import flags
+from diffad_jax.command_line.flags import MODES, PACKAGED, TABLE
 
 FLAGS = absl_flags.FLAGS
 HELP = ("help", "helpshort", "h", "?")
