@@ -7,6 +7,7 @@ resumes anywhere at no cost, and N hosts together make the batches that one host
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -34,6 +35,8 @@ from input_pipeline.synthesis import origin, synthesize, unit
 _TEXTURE_STREAM = 7001
 _FOREGROUND_STREAM = 7002
 _ORDER_STREAM = 7003
+
+WORKERS = os.cpu_count() or 1  # examples made at a time
 
 # From a picture's index and the example's seed to where anomalies may lie: f32[s, s, 1] in [0, 1].
 Foreground: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -93,10 +96,12 @@ def train_batches(
     options.deterministic = True
     # They rewrite the graph through a copy of all that it captures: the pictures once more.
     options.experimental_optimization.apply_default_optimizations = False
+    # It costs processor time, and the end of a run waited 7 to 37 seconds for its thread.
+    options.autotune.enabled = False
     counts = tf.data.Dataset.range(start_step * local, np.iinfo(np.int64).max // process_count)
-    examples = counts.map(at, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    examples = counts.map(at, num_parallel_calls=WORKERS, deterministic=True)
     batches = examples.batch(local, drop_remainder=True)
-    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return batches.prefetch(2).with_options(options)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from tests.test_train import lines
 # Checkpoints, log lines and evaluations fall on different steps, so that an interruption cuts
 # through all of them; evaluation batches have another size than training batches.
 CHANGES = (
-    *("train.steps=28", "train.checkpoint_every=6", "train.log_every=5", "train.image_every=11"),
-    *("train.evaluate_every=9", "evaluate.batch_size=3", "train.keep_checkpoints=1"),
+    *("train.steps=16", "train.checkpoint_every=4", "train.log_every=3", "train.image_every=5"),
+    *("train.evaluate_every=7", "evaluate.batch_size=3", "train.keep_checkpoints=1"),
     *("model.unet_multipliers=(1,)", "model.attention_widths=()", "unet_optim.warmup_steps=5"),
     # The recipe of `fast`: the mean picture is a part of what has to come back.
     *("model.image_range=signed", "model.prediction=preconditioned", "model.difference=4"),
@@ -90,36 +90,36 @@ def test_killed_and_stopped_runs_end_alike(place, whole):
 
     # SIGKILL; then, after what that lost was made up for, Ctrl-C.
     process = start(place, "killed")
-    until(process, lambda: logged(10))
+    until(process, lambda: logged(6))
     process.kill()
     assert process.wait() == -signal.SIGKILL
     process = start(place, "killed")
-    until(process, lambda: logged(15))
+    until(process, lambda: logged(9))
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=300) == 130
     messages = (place / "killed.log").read_text()
     assert messages.endswith("\nstopped: by Ctrl-C; the same command continues\n")
     assert "Traceback" not in messages
     stopped = int(re.search(r"told to stop: saving step (\d+)", messages)[1])
-    assert 15 <= stopped < 28 and (work / f"checkpoints/{stopped}").is_dir()
+    assert 9 <= stopped < 16 and (work / f"checkpoints/{stopped}").is_dir()
     messages = finish(start(place, "killed"), place, "killed")
-    assert f"steps {stopped} to 28" in messages
+    assert f"steps {stopped} to 16" in messages
 
     (steps_a, a), (steps_b, b) = state(whole[0]), state(work)
-    assert steps_a == steps_b == 28
+    assert steps_a == steps_b == 16
     leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
     assert len(leaves_a) > 300
     for left, right in zip(leaves_a, leaves_b, strict=True):
         np.testing.assert_array_equal(left, right)
     assert lines(work) == lines(whole[0])
-    for step in (9, 18, 27, 28):
+    for step in (7, 14, 16):
         for name in ("metrics.json", "scores.csv", "grid.png", "report.html"):
             file = f"eval/{step}/{name}"
             assert (work / file).read_bytes() == (whole[0] / file).read_bytes(), file
 
 
 def test_evaluation_by_the_command_line_is_the_training_s(place, whole):
-    folder = whole[0] / "eval/28"
+    folder = whole[0] / "eval/16"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for path in folder.iterdir():
         path.unlink()

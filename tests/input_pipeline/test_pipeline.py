@@ -192,6 +192,14 @@ def test_a_resumed_host_makes_its_slice_of_the_real_batches():
     assert_same(host, [{k: v[2:] for k, v in batch.items()} for batch in whole[2:]])
 
 
+def test_nothing_sleeps_where_the_end_of_a_run_would_wait_for_it(light):
+    """The thread of tf.data's autotuning does, for as long as it has been running."""
+    dataset = pipeline.train_batches(
+        category(), given(), options(), seed=0, batch_size=BATCH, start_step=0
+    )
+    assert dataset.options().autotune.enabled is False and dataset.options().deterministic
+
+
 def test_thread_count_does_not_matter():
     def with_threads(count):
         dataset = pipeline.train_batches(
