@@ -25,6 +25,7 @@ _BEGINNINGS = {
     b"MM\0+": "TIFF",
     b"RIFF": "WEBP",
 }
+_ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,12 @@ def whole(path: pathlib.Path) -> tuple[bytes, str]:
             empty = "it is empty" if not start else ""
             raise UserError(empty or "it is no PNG, JPEG, BMP, TIFF or WebP file")
         return start + file.read(), format
+
+
+def extension(data: bytes) -> str:
+    """What the name of a file with these bytes should end with, '.png'; '' for no picture."""
+    format = next((f for first, f in _BEGINNINGS.items() if data.startswith(first)), "")
+    return _ENDINGS.get(format, f".{format.lower()}" if format else "")
 
 
 def check_size(width: int, height: int) -> None:
