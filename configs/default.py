@@ -98,6 +98,9 @@ def get_config() -> ml_collections.ConfigDict:
                 # What anomalies are painted with: a folder of pictures, or tfds:dtd. "": parts of
                 # the picture itself (self-augmentation) and procedural textures.
                 "textures": "data/dtd/images",
+                # The corrections.jsonl of people who looked at verdicts: its good pictures are
+                # trained on, too, its defective ones are test pictures. "": none.
+                "corrections": "",
                 "cache_dir": "~/.cache/diffad_jax",  # prepared pictures; local or gs://
                 "resize": "bilinear",  # as the authors resize; or antialias
                 "fit": "stretch",  # to a square, as the authors; or crop (the middle), or pad

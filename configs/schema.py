@@ -146,6 +146,7 @@ class DataConfig:
     layout: Literal["auto", "folder", "mvtec", "visa", "visa_csv", "dagm", "dagm_raw", "prepared"]
     kind: Literal["auto", "object", "texture"]
     textures: str
+    corrections: str
     cache_dir: Annotated[str, FILLED]
     resize: Literal["bilinear", "antialias"]
     fit: Literal["stretch", "crop", "pad"]

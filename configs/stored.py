@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from configs import default
 from configs.errors import UserError
 
 
@@ -45,4 +46,16 @@ def read(workdir: epath.PathLike) -> dict[str, Any]:
         raise UserError(f"{file} is not a configuration: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{file} is not a configuration: it holds a {type(config).__name__}")
-    return config
+    return filled(config)
+
+
+def filled(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the keys that its version of this program did not have.
+
+    They get the default's values: the paper's method, which is what there was before the key.
+    """
+    whole = default.get_config().to_dict()
+    for name, section in whole.items():
+        if isinstance(section, dict) and isinstance(config.get(name), dict):
+            config[name] = section | config[name]
+    return whole | config

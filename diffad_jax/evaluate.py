@@ -17,14 +17,27 @@ from diffad_jax.scoring.pixel_sketch import Pixels
 from diffad_jax.scoring.ranking import Ranking, rank_pixels
 from diffad_jax.scoring.scorer import Judge, Scorer
 from input_pipeline import pipeline
-from input_pipeline.datasets import Category, labelled, load_category, load_textures
+from input_pipeline.datasets import (
+    Category,
+    labelled,
+    load_category,
+    load_textures,
+    with_corrections,
+)
 from input_pipeline.on_disk import Pictures, chunks
 
 logger = logging.getLogger(__name__)
+CORRECTED = "corrections/"  # what names of corrected pictures begin with
 
 
-def run(config: Config, workdir: epath.PathLike) -> dict[str, float]:
+def run(config: Config, workdir: epath.PathLike, corrections: str = "") -> dict[str, float]:
     """Evaluate a run's checkpoint; see `evaluate`.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      corrections: a corrections.jsonl, whose pictures are judged, too; those that the run trains on
+        or holds out are left out. "": none.
 
     Raises:
       UserError: no run, no checkpoint, another model's run, unusable pictures, no defective ones
@@ -35,6 +48,8 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float]:
     # What was not trained on, only the run knows: without its list, nothing counts as held out.
     kept_aside = pictures.held_out(workdir) or {}
     category = load_category(config.data, config.model.image_size, kept_aside)
+    if corrections:
+        category = _corrected(config, category, corrections, pictures.known(workdir))
     check_threshold(config.evaluate.threshold, category)
     if by_held_out(config.evaluate.threshold, category):
         pictures.check_held_out(workdir, category)
@@ -45,6 +60,27 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float]:
         )
     model = scorer.restored(config, workdir, sharding.data_mesh())
     return evaluate(model, category, workdir, painted(config, category))
+
+
+def _corrected(config: Config, category: Category, file: str, known: set[str]) -> Category:
+    """The category with the pictures that people corrected as further test pictures."""
+    known = known | set(category.test.stamps)
+    size = config.model.image_size
+    whole = with_corrections(category, file, config.data, size, known)
+    new = whole.test.picked(range(len(category.test.names), len(whole.test.names)))
+    good, defective = (int(np.sum(new.labels == label)) for label in (0, 1))
+    logger.info(
+        "%s: %d good and %d defective pictures more to judge (those that are known are left out)",
+        file,
+        good,
+        defective,
+    )
+    unmarked = int(np.sum((new.labels == 1) & ~new.has_mask))
+    if unmarked:
+        logger.warning(
+            "in %d of them nobody marked the defect: there are no pixel-level measures", unmarked
+        )
+    return whole
 
 
 def painted(config: Config, category: Category) -> pipeline.Painted | None:
@@ -150,7 +186,18 @@ def measure(
         identity=identity,
     )
     values |= {} if found is None else found.numbers()
+    values |= corrections_met(judged, found)
     return results.Evaluation(judged, values, pixels, found, identity)
+
+
+def corrections_met(judged: results.Judged, found: threshold.Threshold | None) -> dict[str, float]:
+    """How many corrected pictures there are, and of how many the verdict is now people's own."""
+    rows = [row for row, name in enumerate(judged.names) if name.startswith(CORRECTED)]
+    if not rows or found is None:
+        return {}
+    met = int(np.sum((judged.scores[rows] >= found.image) == (judged.labels[rows] == 1)))
+    logger.info("%d of %d corrected pictures get the verdict that people gave", met, len(rows))
+    return {"corrections": float(len(rows)), "corrections_met": float(met)}
 
 
 def good(judged: results.Judged | None) -> threshold.Good:

@@ -62,14 +62,14 @@ def call(mode: str) -> int:
 
         import_torch.run(FLAGS.checkpoint, config, FLAGS.workdir)
         return 0
-    if mode in ("train", "evaluate", "predict"):
+    if mode in ("train", "evaluate", "predict", "adapt"):
         return _with_jax(mode, config)
     return _before_training(mode, config)
 
 
 def _with_jax(mode: str, config: schema.Config) -> int:
-    """Train, evaluate or predict."""
-    if mode != "predict" and several(config.data.category):
+    """Train, evaluate, predict or adapt."""
+    if mode in ("train", "evaluate") and several(config.data.category):
         from diffad_jax import categories
 
         categories.run(config, FLAGS.workdir, sys.argv[1:], mode=mode, workers=FLAGS.workers)
@@ -85,7 +85,11 @@ def _with_jax(mode: str, config: schema.Config) -> int:
         elif mode == "evaluate":
             from diffad_jax import evaluate
 
-            evaluate.run(config, FLAGS.workdir)
+            evaluate.run(config, FLAGS.workdir, FLAGS.corrections or "")
+        elif mode == "adapt":
+            from diffad_jax import adapt
+
+            adapt.run(config, FLAGS.workdir, FLAGS.output, FLAGS.corrections)
         else:
             return _predict(config)
     return 0

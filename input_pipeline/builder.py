@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from configs.errors import UserError
-from input_pipeline import cache, sealed
+from input_pipeline import cache, corrections, sealed
 from input_pipeline.decoding.pictures import decode_foreground, decode_mask, decode_rgb
 from input_pipeline.decoding.resizing import resize_nearest, resize_picture
 from input_pipeline.folders.contents import check_name, stamped
@@ -53,7 +53,7 @@ class PicturesConfig(tfds.core.BuilderConfig):
 
     name: str = dataclasses.field(default="", init=False)
     folder: str = ""
-    layout: str = "auto"  # a row of `layouts.LAYOUTS`
+    layout: str = "auto"  # a row of `layouts.LAYOUTS`, or `corrections.LAYOUT`
     image_size: int = 256  # px
     resize: str = "bilinear"  # as data.resize
     fit: str = "stretch"  # as data.fit
@@ -70,14 +70,21 @@ class PicturesConfig(tfds.core.BuilderConfig):
         if not self.folder:
             self.name, self.records = self.layout, []
             return
-        self.layout = resolve(self.path, self.layout)
-        found = scan(self.path, LAYOUTS[self.layout], self.missing_masks)
-        if LAYOUTS[self.layout].category and kind_of(self.path.name, self.kind) == "texture":
-            found += parts(self.path)
+        if self.layout == corrections.LAYOUT:
+            found = corrections.records(self.path)
+        else:
+            found = self._scanned()
         self.records = stamped(self.path, found, self.cache_dir)
         facts = [_VERSION, self.image_size, self.resize, self.fit]
         facts += [dataclasses.astuple(record) for record in self.records]
         self.name = self.stem(self.path, self.image_size, self.resize, self.fit) + digest(facts)
+
+    def _scanned(self) -> list[Record]:
+        self.layout = resolve(self.path, self.layout)
+        found = scan(self.path, LAYOUTS[self.layout], self.missing_masks)
+        if LAYOUTS[self.layout].category and kind_of(self.path.name, self.kind) == "texture":
+            found += parts(self.path)
+        return found
 
     @property
     def path(self) -> pathlib.Path:
@@ -101,7 +108,7 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
-        layout = LAYOUTS["folder" if config.layout == "auto" else config.layout]
+        layout = LAYOUTS.get(config.layout, LAYOUTS["folder"])
 
         def plane(channels: int) -> tfds.features.Tensor:
             shape = (config.image_size, config.image_size, channels)

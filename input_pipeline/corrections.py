@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import pathlib
 
 from etils import epath
 
 from configs.errors import UserError
+from input_pipeline.folders.scan import GOOD, Record
 
 VERDICTS = ("good", "defective")
+FILE = "corrections.jsonl"
+LAYOUT = "corrections"  # of a folder that holds FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +73,32 @@ def read(file: epath.PathLike) -> list[Correction]:
         words.pop(word.sha256, None)  # so that the order is that of the last words
         words[word.sha256] = word
     return list(words.values())[::-1]
+
+
+def folder_of(file: epath.PathLike) -> pathlib.Path:
+    """The folder that a local corrections.jsonl lies in.
+
+    Raises:
+      UserError: there is none, or it is called otherwise.
+    """
+    path = pathlib.Path(file).expanduser()
+    if path.name != FILE or not path.is_file():
+        raise UserError(f"no corrections: {file} is no file called {FILE}")
+    return path.parent
+
+
+def records(folder: pathlib.Path) -> list[Record]:
+    """The corrected pictures of a folder: good ones to train on, defective ones to test.
+
+    Raises:
+      UserError: as `read`, or there is no correction.
+    """
+    words = sorted(read(folder / FILE), key=lambda word: word.picture)
+    if not words:
+        raise UserError(f"{folder / FILE} holds no correction")
+    splits = {"good": ("train", GOOD), "defective": ("test", "corrected")}
+    found = []
+    for word in words:
+        split, defect = splits[word.verdict]
+        found.append(Record(split, word.picture, word.mask or "", "", defect))
+    return found

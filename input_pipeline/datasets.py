@@ -8,14 +8,14 @@ import dataclasses
 import logging
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Int, UInt8
 
 from configs.schema import DataConfig
-from input_pipeline import sealed, textures
+from input_pipeline import corrections, sealed, textures
 from input_pipeline.builder import PicturesConfig, find, kind_of, prepare
 from input_pipeline.folders.layouts import LAYOUTS
 from input_pipeline.folders.scan import GOOD, Record, check_masks, digest
@@ -150,7 +150,7 @@ def load_category(
         aside = same_pictures(train, kept_aside)
     parts = prepared.records("parts") if prepared.kind == "texture" else []
     planes = prepared.planes("parts", np.arange(len(parts)), ["image"])["image"]
-    return Category(
+    category = Category(
         train=prepared.pictures(
             "train",
             np.flatnonzero(~aside),
@@ -162,6 +162,49 @@ def load_category(
         folder=str(folder_of(data)),
         parts=planes[np.arange(len(parts))][..., :1].copy() if parts else None,  # few: in memory
     )
+    if not data.corrections:
+        return category
+    good, bad = corrected(data.corrections, data, image_size)
+    return dataclasses.replace(
+        category,
+        train=category.train.and_then(good),
+        test=category.test.and_then(bad),
+    )
+
+
+def corrected(file: str, data: DataConfig, image_size: int) -> tuple[Pictures, Pictures]:
+    """The good and the defective pictures of a corrections.jsonl.
+
+    Raises:
+      UserError: as `corrections.folder_of` and `corrections.records`; a file that is not a whole
+        picture.
+    """
+    data = dataclasses.replace(data, missing_masks="ignore")  # not everybody marks the region
+    prepared = _prepared(corrections.folder_of(file), corrections.LAYOUT, data, image_size)
+    good, defective = (
+        prepared.pictures(split, np.arange(len(prepared.records(split))))
+        for split in ("train", "test")
+    )
+    return good, defective
+
+
+def with_corrections(
+    category: Category, file: str, data: DataConfig, image_size: int, known: Collection[str]
+) -> Category:
+    """The category with the pictures of a corrections.jsonl as further test pictures.
+
+    Args:
+      category: to begin with.
+      file: as `corrected`; errors, too.
+      data: how pictures are read.
+      image_size: px.
+      known: stamps of pictures that are left out: trained on, or there already.
+    """
+    test = category.test
+    for some in corrected(file, data, image_size):
+        rows = [row for row, stamp in enumerate(some.stamps) if stamp not in known]
+        test = test.and_then(some.picked(rows))
+    return dataclasses.replace(category, test=test)
 
 
 def load_textures(data: DataConfig, image_size: int) -> Textures:

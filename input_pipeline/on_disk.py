@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
+from configs.errors import UserError
 from input_pipeline.folders.scan import digest
 
 
@@ -92,6 +94,11 @@ class Stored:
         return planes.reshape(*rows.shape, *self.shape[1:])
 
 
+_ROWS = ("images", "has_mask", "labels", "has_foreground")  # a row of each array is a picture
+_PLANES = ("masks", "foregrounds")
+_LISTS = ("defects", "names", "stamps")
+
+
 @dataclasses.dataclass(frozen=True)
 class Pictures:
     """The pictures of one split, sorted by name. s is the picture size in px."""
@@ -118,6 +125,41 @@ class Pictures:
         """
         pictures = list(zip(self.names, self.stamps, self.defects, strict=True))
         return digest([pictures, self.parts_stamp])
+
+    def picked(self, rows: Sequence[int]) -> "Pictures":
+        """Some of them."""
+        index = np.array(rows, np.int64)
+        changes: dict[str, Any] = {}
+        for name in (*_ROWS, *_PLANES):
+            plane = getattr(self, name)
+            changes[name] = None if plane is None else plane[index]
+        for name in _LISTS:
+            changes[name] = [getattr(self, name)[row] for row in rows]
+        return dataclasses.replace(self, **changes)
+
+    def and_then(self, others: "Pictures") -> "Pictures":
+        """These pictures, then the others, in memory.
+
+        Raises:
+          UserError: one of the two is too large for memory.
+        """
+        if not len(others.names):
+            return self
+        both = (self, others)
+        if any(isinstance(one.images, Stored) for one in both):
+            count = len(self.names) + len(others.names)
+            raise UserError(
+                f"the {count} pictures with corrections do not fit into data.memory_gib: raise it"
+            )
+        changes: dict[str, Any] = {n: np.concatenate([getattr(p, n) for p in both]) for n in _ROWS}
+        changes |= {n: getattr(self, n) + getattr(others, n) for n in _LISTS}
+        for name in _PLANES:
+            planes = [getattr(one, name) for one in both]
+            if any(plane is not None for plane in planes):
+                empty = [np.zeros((*one.images.shape[:3], 1), np.uint8) for one in both]
+                filled = [e if p is None else p for e, p in zip(empty, planes, strict=True)]
+                changes[name] = np.concatenate(filled)
+        return dataclasses.replace(self, **changes)
 
 
 def mean_and_spread(

@@ -131,8 +131,8 @@ def test_unusable_pictures_are_one_line(tmp_path):
         ),
         (
             "--mode check --workdir=a",
-            "--mode check does not use --workdir, which belongs to train, evaluate, predict, "
-            "export, compare, import",
+            "--mode check does not use --workdir, which belongs to train, evaluate, adapt, "
+            "predict, export, compare, import",
         ),
         (
             "--config=test --workdir=a --threshold=1",
@@ -140,8 +140,8 @@ def test_unusable_pictures_are_one_line(tmp_path):
         ),
         (
             "--mode compare --workdir=a --config.seed=1",
-            "--mode compare does not use --config, which belongs to train, evaluate, predict, "
-            "export, check, preview, foregrounds, prepare, import",
+            "--mode compare does not use --config, which belongs to train, evaluate, adapt, "
+            "predict, export, check, preview, foregrounds, prepare, import",
         ),
         ("--wrokdir=a", "unknown flag --wrokdir: did you mean --workdir?"),
         ("--mode evalute", "unknown mode evalute: did you mean evaluate?"),

@@ -57,6 +57,7 @@ TABLE = {
         _one_of("onnx", "torch"),
         "onnx",
     ),
+    "corrections": Flag("FILE", "the corrections.jsonl of a station: what people said of verdicts"),
     "checkpoint": Flag("FILE", "what the authors' training code saved, such as params-last.pt"),
     "count": Flag("N", "pictures on the page", _count, 24),
     "first_step": Flag("N", "the first step shown, counted from 0", _from_zero, 0),
@@ -115,10 +116,25 @@ MODES = {
     "evaluate": Mode(
         "score the test pictures with a run's newest checkpoint; write a report",
         ("workdir",),
-        ("config", "workers", *_HOSTS),
-        _OWN,
+        ("config", "corrections", "workers", *_HOSTS),
+        _OWN | {"corrections": "a station's corrections.jsonl: its pictures are judged, too"},
         own_config=True,
-        examples=("--workdir runs/screw", "--workdir runs/screw --config.evaluate.draws=4"),
+        examples=(
+            "--workdir runs/screw",
+            "--workdir runs/screw --config.evaluate.draws=4",
+            "--workdir runs/screw --corrections screw-station/corrections.jsonl",
+        ),
+    ),
+    "adapt": Mode(
+        "train a copy of a run on, with what people corrected at the line",
+        ("workdir", "output", "corrections"),
+        ("config",),
+        _OWN | {"output": "the new run's folder"},
+        own_config=True,
+        examples=(
+            "--workdir runs/screw --output runs/screw_2 --corrections station/corrections.jsonl "
+            "--config.train.steps=1200",
+        ),
     ),
     "predict": Mode(
         "say of each picture whether it is defective, and where",

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import UInt8
 
-from configs import schema
+from configs import schema, stored
 from configs.errors import UserError
 from diffad_jax.exporting import infer
 from diffad_jax.scoring.scorer import Found, Judge
@@ -36,7 +36,7 @@ class Runtime(Judge):
         with told():
             self._model = infer.Model(bundle, provider)
         self.facts = json.loads((pathlib.Path(bundle) / FACTS).read_text("utf-8"))
-        self.config = schema.parse(ml_collections.ConfigDict(self.facts["config"]))
+        self.config = schema.parse(ml_collections.ConfigDict(stored.filled(self.facts["config"])))
         self.step = self.facts["identity"]["step"]
 
     def padded(self, size: int) -> int:

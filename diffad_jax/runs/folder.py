@@ -49,6 +49,7 @@ FREE_IN_TRAINING = (
     "data.kind",
     "data.layout",
     "data.textures",
+    "data.corrections",
     "data.cache_dir",
     "data.memory_gib",
     "data.missing_masks",

@@ -66,6 +66,17 @@ def held_out(workdir: epath.PathLike) -> dict[str, str] | None:
     return _read(path)["held_out"] if folder.has_checkpoint(workdir) and path.exists() else None
 
 
+def known(workdir: epath.PathLike) -> set[str]:
+    """Stamps of all pictures that a run trains on or holds out; none where there is no list.
+
+    Raises:
+      UserError: the list is damaged.
+    """
+    path = epath.Path(workdir) / folder.PICTURES
+    splits = _read(path) if path.exists() else {"train": {}, "held_out": {}}
+    return {stamp for split in ("train", "held_out") for stamp in splits[split].values()}
+
+
 def check_held_out(workdir: epath.PathLike, category: Category) -> None:
     """Check that all pictures that a run holds out are still there.
 

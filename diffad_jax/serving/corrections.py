@@ -19,7 +19,7 @@ from input_pipeline import corrections
 from input_pipeline.decoding import formats
 from input_pipeline.on_disk import replacing
 
-FILE, FOLDER = "corrections.jsonl", "corrections"
+FILE, FOLDER = corrections.FILE, "corrections"
 
 
 class Corrections:

@@ -67,6 +67,7 @@ RANGES = {
     "data.layout": WORD,
     "data.kind": WORD,
     "data.textures": TEXT,
+    "data.corrections": TEXT,
     "data.cache_dir": (["", " "], ["gs://b"]),
     "data.resize": WORD,
     "data.fit": WORD,
@@ -123,7 +124,10 @@ def changed(key, value):
 
 def test_every_key_has_its_range_here():
     assert set(RANGES) == set(keys()) and len(RANGES) > 70
-    assert all(refused or key == "data.textures" for key, (refused, _) in RANGES.items())
+    assert all(
+        refused or key in ("data.textures", "data.corrections")
+        for key, (refused, _) in RANGES.items()
+    )
 
 
 @pytest.mark.parametrize("key", RANGES)
