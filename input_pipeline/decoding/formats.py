@@ -25,6 +25,7 @@ _BEGINNINGS = {
     b"MM\0+": "TIFF",
     b"RIFF": "WEBP",
 }
+_ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,12 @@ def known(data: bytes) -> str:
     if not format or (format == "WEBP" and data[8:12] != b"WEBP"):
         raise UserError("it is no PNG, JPEG, BMP, TIFF or WebP file" if data else "it is empty")
     return format
+
+
+def extension(data: bytes) -> str:
+    """What the name of a file with these bytes should end with, '.png'; '' for no picture."""
+    format = next((f for first, f in _BEGINNINGS.items() if data.startswith(first)), "")
+    return _ENDINGS.get(format, f".{format.lower()}" if format else "")
 
 
 def check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
