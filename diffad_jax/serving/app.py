@@ -161,7 +161,7 @@ class App:
         facts: dict[str, Any] = {name: getattr(served, name) for name in OF_MODEL}
         facts |= {
             "scale": self._scale,
-            "colours": drawing.colours(np.arange(256) / 256, 1).tolist(),
+            "colours": drawing.colours(np.arange(256) / 256, 1.0).tolist(),
         }
         limits = {"bytes": guard.MOST_BYTES, "pixels": MOST_PIXELS, "files": MOST_FILES}
         facts |= {"limits": limits | {"waiting": self.station.most_waiting}, "evaluation": None}

@@ -87,6 +87,7 @@ def answering(line, for_all=False, hosts=serve.LOOPBACK):
             time.sleep(0.01)
         try:
             with httpx.Client(base_url=address, headers=token, timeout=20) as client:
+                client.server, client.service = server, service
                 yield client
         finally:
             server.should_exit = True
