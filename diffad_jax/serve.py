@@ -24,13 +24,13 @@ from configs.errors import UserError
 from diffad_jax.runs import lock
 
 try:
+    import python_multipart  # noqa: F401 - Starlette asks for it when a form comes
     import uvicorn
 
     from diffad_jax.serving import app, corrections, guard, models, station
 except ModuleNotFoundError as missing:
-    raise UserError(
-        f"{missing.name} is not installed: pip install 'diffad_jax[serve]'"
-    ) from missing
+    missed = (missing.name or "").partition(".")[0]
+    raise UserError(f"{missed} is not installed: pip install 'diffad_jax[serve]'") from missing
 
 logger = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -119,12 +119,13 @@ def _connect(
 
 
 def _bound(host: str, port: int) -> socket.socket:
+    if port > 65535:
+        raise UserError(f"there is no port {port}: they end at 65535")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot listen on {host}, port {port}: {told}") from error
+    except OSError as error:
+        raise UserError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
 
 
 def _config(guarded: guard.Guard) -> uvicorn.Config:

@@ -167,7 +167,8 @@ def test_a_mistake_of_ours(client, line, monkeypatch, caplog):
     answer = client.get(part["map"])
     told = {"error": "a mistake of this program; its log says more"}
     assert (answer.status_code, answer.json()) == (500, told)
-    assert "TypeError" in caplog.text and answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    stations.until(lambda: "TypeError" in caplog.text)  # written after the answer
 
 
 # Corrections

@@ -71,6 +71,14 @@ def decoded(data):
     return models.decode_rgb(pathlib.PurePath("x"), data)
 
 
+def until(true, seconds=10):
+    """Wait for what another thread or process does."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.01)
+
+
 @contextlib.contextmanager
 def answering(line, for_all=False, hosts=serve.LOOPBACK):
     """A station at a free port: a client that has the token, and knows where it is."""
