@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -19,6 +19,7 @@ from input_pipeline.decoding.pictures import MAX_PIXELS, decode_rgb
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
+@runtime_checkable
 class Finding(Protocol):
     """What a model makes of a picture: `predicting.results.Prediction`, or `infer.Result`."""
 
