@@ -205,13 +205,13 @@ class Watcher(events.FileSystemEventHandler):
         while problem:
             try:
                 row, problem = job.result(), ""
-                first = self._tried.get(name, (None,))[0] != seen.stamp
-                if row["error"] and (first or row["error"] == FAILED):
-                    self._tried[name] = seen.stamp, key, row
+                tried = self._tried.pop(name, (None,))[0] == seen.stamp
+                if row["error"] and (not tried or row["error"] == FAILED):
+                    if row["error"] != FAILED:
+                        self._tried[name] = seen.stamp, key, row
                     self._seen[name] = seen._replace(since=time.monotonic() + 3 * self._settle)
                 elif self._journal is not None:
                     self._journal.add(row, seen.stamp)
-                    self._tried.pop(name, None)
                     self._seen.pop(name, None)
             except OSError as error:
                 problem = f"results cannot be written: {_reason(error)}"

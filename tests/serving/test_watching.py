@@ -66,7 +66,7 @@ def until(condition, seconds=20):
 def rows(output):
     """The lines of predictions.jsonl."""
     file = output / "predictions.jsonl"
-    return [json.loads(line) for line in file.open("rb")] if file.exists() else []
+    return list(map(json.loads, file.read_bytes().splitlines())) if file.exists() else []
 
 
 def names(output):
@@ -279,8 +279,8 @@ def test_a_full_disk(place, watch, monkeypatch, what):
     full, real, after = [True], getattr(files, what), []
 
     def fails(path, content):
-        if full and "predictions" + "maps" and not str(path).endswith("station.json"):
-            after.append(1)
+        if full:
+            after.append(path)
             if len(after) > 5:
                 raise OSError(f"{path} cannot be written: No space") from OSError(
                     errno.ENOSPC, "No space left on device"
@@ -355,8 +355,8 @@ def test_what_was_submitted_is_written_before_the_end(place, watch):
     line, output = watch(seconds=0.05), place.parent / "out"
     until(lambda: sum(line.counts.values()) >= 1)
     watch.stop()
-    done = [part.name for part in line.parts.values()]
-    assert names(output) == done and 1 <= len(done) <= 8
+    judged = line.counts["good"] + line.counts["defective"]
+    assert names(output) == [f"{seed:03}.png" for seed in range(judged)] and 1 <= judged <= 8
 
 
 def test_wrong_use(place):
