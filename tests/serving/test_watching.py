@@ -361,7 +361,7 @@ def test_what_was_submitted_is_written_before_the_end(place, watch):
 
 def test_wrong_use(place):
     line = station.Station(toy_line.served(), folder=place)
-    with pytest.raises(UserError, match="there is no folder .*nowhere to watch"):
+    with pytest.raises(UserError, match=r"there is no folder .*nowhere to watch"):
         watching.Watcher(line, place / "nowhere", place.parent)
     with pytest.raises(UserError, match="lies in the watched folder"):
         watching.Watcher(line, place, place / "out")
