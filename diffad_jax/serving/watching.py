@@ -24,7 +24,7 @@ from diffad_jax.serving.station import FAILED, Full, Part, Station
 from input_pipeline.folders.listing import UNREADABLE
 
 logger = logging.getLogger(__name__)
-MOST = 16  # pictures that are read and not yet in the tables
+MOST, HELD = 16, 2**24  # pictures, and their bytes, that are read and not yet in the tables
 ROOM = 0.02  # s, until the station is asked again
 HEARD = [events.FileClosedEvent, events.FileMovedEvent, events.FileCreatedEvent]
 
@@ -62,7 +62,10 @@ class Watcher(events.FileSystemEventHandler):
         self._stopped, self._next_scan = threading.Event(), -math.inf
         self._pool = ThreadPoolExecutor(2)
         self._thread = threading.Thread(target=self._run, name="watching", daemon=True)
-        self.start = self._thread.start
+
+    def start(self) -> None:
+        """Begin, with what lies there already."""
+        self._thread.start()
 
     def stop(self) -> None:
         """Submit no more, write what was submitted."""
@@ -151,12 +154,12 @@ class Watcher(events.FileSystemEventHandler):
         whole = [seen for seen in self._seen.values() if seen.since <= latest]
         jobs: collections.deque = collections.deque()
         for seen in sorted(whole, key=lambda seen: (seen.stamp[1], seen.source.name)):
-            if len(jobs) == MOST:
+            while len(jobs) == MOST or sum(len(job[1]) for job in jobs) > HELD:
                 self._finish(*jobs.popleft())
-            content = self._content(seen)
+            content = None if self._stopped.is_set() else self._content(seen)
             line = None if content is None else self._begin(seen, content)
             if line is not None:
-                jobs.append((seen, hash(content), line, self._pool.submit(line)))
+                jobs.append((seen, content, line, self._pool.submit(line)))
         while jobs:
             self._finish(*jobs.popleft())
 
@@ -199,20 +202,21 @@ class Watcher(events.FileSystemEventHandler):
         picture, pixel = served.read(content, source.name), served.pixel_threshold
         return part.row | writing.write_maps(self._output, source, picture, part.finding, pixel)
 
-    def _finish(self, seen: _Seen, key: int, line: Callable, job: Future) -> None:
+    def _finish(self, seen: _Seen, content: bytes | str, line: Callable, job: Future) -> None:
         """Write a picture's line; wait while the disk is full."""
         name, problem = seen.source.name, "none"
         while problem:
             try:
                 row, problem = job.result(), ""
-                tried = self._tried.pop(name, (None,))[0] == seen.stamp
-                if row["error"] and (not tried or row["error"] == FAILED):
+                known = self._tried.get(name, (None,))[0] == seen.stamp
+                if row["error"] == FAILED or (row["error"] and not known):
                     if row["error"] != FAILED:
-                        self._tried[name] = seen.stamp, key, row
+                        self._tried[name] = seen.stamp, hash(content), row
                     self._seen[name] = seen._replace(since=time.monotonic() + 3 * self._settle)
                 elif self._journal is not None:
                     self._journal.add(row, seen.stamp)
                     self._seen.pop(name, None)
+                    self._tried.pop(name, None)
             except OSError as error:
                 problem = f"results cannot be written: {_reason(error)}"
                 if self._stopped.wait(self._settle):

@@ -14,7 +14,7 @@ from paho.mqtt import client as paho
 from configs.errors import UserError
 from diffad_jax.predicting.results import COLUMNS
 from diffad_jax.serving import sending, station
-from tests.support import toy_line
+from tests.serving import toy_line
 
 
 def part(name="a.png"):

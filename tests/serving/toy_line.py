@@ -1,6 +1,8 @@
 """A station whose model takes no time, pictures for it, and a program that watches a folder."""
 
+import csv
 import io
+import json
 import pathlib
 import sys
 import time
@@ -10,6 +12,8 @@ from PIL import Image
 
 from diffad_jax.exporting import infer
 from diffad_jax.serving import models, station, watching
+
+SETTLE = 0.1  # s
 
 
 def finding(picture):
@@ -53,6 +57,33 @@ def picture(seed):
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "png")
     return buffer.getvalue()
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def rows(output):
+    """The lines of predictions.jsonl."""
+    file = output / "predictions.jsonl"
+    return list(map(json.loads, file.read_bytes().splitlines())) if file.exists() else []
+
+
+def names(output):
+    return [row["picture"] for row in rows(output)]
+
+
+def table(output):
+    with open(output / "predictions.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def fill(place, count):
+    for seed in range(count):
+        (place / f"{seed:03}.png").write_bytes(picture(seed))
 
 
 def watch(folder, output, settle):
