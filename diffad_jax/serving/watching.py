@@ -209,7 +209,7 @@ class Watcher(events.FileSystemEventHandler):
             try:
                 row, problem = job.result(), ""
                 known = self._tried.get(name, (None,))[0] == seen.stamp
-                if row["error"] == FAILED or (row["error"] and not known):
+                if row["error"] and not known:
                     if row["error"] != FAILED:
                         self._tried[name] = seen.stamp, hash(content), row
                     self._seen[name] = seen._replace(since=time.monotonic() + 3 * self._settle)

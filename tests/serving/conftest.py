@@ -19,9 +19,9 @@ def watch(place):
     """Starts a station that watches `place`; all are stopped at the end."""
     begun = []
 
-    def start(settle=SETTLE, **served):
+    def start(settle=SETTLE, limits=None, **served):
         output = place.parent / "out"
-        line = station.Station(toy_line.served(**served), folder=output)
+        line = station.Station(toy_line.served(**served), folder=output, **limits or {})
         watcher = watching.Watcher(line, place, output, settle)
         watcher.start()
         begun.append((watcher, line))

@@ -45,7 +45,7 @@ def test_lines_maps_and_overlays_are_those_of_predict(place, watch):
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_file_that_grows_is_judged_when_it_is_whole(place, watch, closed):
     """In pieces; kept open, or opened anew for each."""
-    watch()
+    line = watch(settle=2.0)
     data, output = toy_line.picture(1), place.parent / "out"
     file = place / "slow.png"
     with file.open("wb", buffering=0) as kept:
@@ -56,12 +56,13 @@ def test_a_file_that_grows_is_judged_when_it_is_whole(place, watch, closed):
                     again.write(piece)
             else:
                 kept.write(piece)
-            time.sleep(SETTLE / 2)
+            time.sleep(0.03)
     fill(place, 1)
     until(lambda: len(rows(output)) == 2)
     watch.stop()
     assert sorted(names(output)) == ["000.png", "slow.png"]
     assert not any(row["error"] for row in rows(output))
+    assert closed or line.counts["unreadable"] == 0
 
 
 def test_another_picture_under_the_same_name_is_judged_again(place, watch):
@@ -82,8 +83,7 @@ def test_another_picture_under_the_same_name_is_judged_again(place, watch):
 
 
 def test_names_folders_and_what_is_left_alone(place, watch):
-    watch()
-    output, data = place.parent / "out", toy_line.picture(3)
+    line, output, data = watch(), place.parent / "out", toy_line.picture(3)
     odd = os.fsdecode(b"odd\xff.png")
     (place / "a/b").mkdir(parents=True)
     for name in ("new.part", ".hidden.png", "moved.tmp", "notes.txt", "x.png.part", "Thumbs.db"):
@@ -107,17 +107,28 @@ def test_names_folders_and_what_is_left_alone(place, watch):
         "whole.png",
     ]
     assert (output / f"maps/{odd}.png").exists() and (output / "maps/a/b/x.png.png").exists()
-    watch()  # knows them all
+    assert sum(line.counts.values()) == 4  # seen in many scans, judged once
+    line = watch()  # knows them all
     fill(place, 1)
     until(lambda: len(rows(output)) == 5)
-    assert names(output)[4] == "000.png"
+    assert names(output)[4] == "000.png" and sum(line.counts.values()) == 1
 
 
 def test_many_pictures_wait_for_room(place, watch):
-    fill(place, 150)
-    line, output = watch(), place.parent / "out"
-    until(lambda: len(rows(output)) == 150)
+    fill(place, 100)
+    line, output = watch(limits={"most_waiting": 4}), place.parent / "out"
+    until(lambda: len(rows(output)) == 100)
     assert line.counts["dropped"] == 0 and not line.problems
+    assert sum(line.counts.values()) == 100
+
+
+def test_what_the_station_no_longer_keeps_is_written(place, watch):
+    """As of pictures of 20 megapixels, of which its memory holds one."""
+    fill(place, 20)
+    watch(limits={"kept_bytes": 1000})
+    output = place.parent / "out"
+    until(lambda: len(rows(output)) == 20)
+    assert all((output / row[kind]).exists() for row in rows(output) for kind in ("map", "overlay"))
 
 
 def test_what_was_submitted_is_written_before_the_end(place, watch):

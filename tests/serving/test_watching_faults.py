@@ -1,6 +1,7 @@
 """A watched folder when the program is killed, the disk full, the folder gone, a picture broken."""
 
 import errno
+import os
 import random
 import signal
 import subprocess
@@ -194,3 +195,23 @@ def test_a_mistake_of_ours_is_told_and_survived(place, watch, monkeypatch):
     broken.clear()
     until(lambda: len(rows(output)) == 2)
     until(lambda: not line.problems)
+
+
+def test_a_folder_that_nobody_may_list(place, watch, monkeypatch):
+    """It is told; the others are judged."""
+    scan = os.scandir
+    (place / "closed").mkdir()
+
+    def refused(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    fill(place, 1)
+    line, output = watch(), place.parent / "out"
+    until(lambda: len(rows(output)) == 1)
+    assert line.problems == {"folder": "a folder in the watched one cannot be read"}
+    monkeypatch.undo()
+    until(lambda: not line.problems)
+    assert names(output) == ["000.png"]
