@@ -297,6 +297,7 @@ async def _files(request: Request) -> list[tuple[str, bytes]]:
             raise HTTPException(400, error.message) from error
         uploads = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
         files = [(each.filename, await each.read()) for each in uploads]
+        await form.close()
     else:
         raise HTTPException(415, "send a picture (image/*), or a form with several")
     if not files or not all(data for _, data in files):

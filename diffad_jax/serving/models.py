@@ -49,7 +49,7 @@ class Served:
     rule: str | None  # how the threshold was found
     batch_size: int
     reference: dict[str, list] | None  # reference.json
-    needed: tuple[epath.Path, ...]  # files without which it cannot be started again
+    needed: tuple[epath.Path | pathlib.Path, ...]  # files without which it cannot be started again
     resizing: tuple[str, str]  # data.resize, data.fit
     judge: Callable[[list[Picture]], Sequence[Finding]]
 

@@ -81,7 +81,7 @@ class Station:
         *,
         folder: pathlib.Path,
         threshold: float | None = None,
-        longest_wait_ms: float = 5,
+        longest_wait_ms: float = 5.0,
         most_waiting: int = 64,
         kept: int = 200,
         kept_bytes: int = 2**28,
@@ -129,7 +129,7 @@ class Station:
         with self._lock:
             return list(self._parts.values())[: -count - 1 : -1]
 
-    def set_threshold(self, value: float, now: float) -> None:
+    def set_threshold(self, value: Any, now: float) -> None:
         """Judge by another threshold, also after a restart; OSError: not stored, the old stays."""
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise UserError("a threshold is a number in [0, 1]")
