@@ -240,8 +240,8 @@ class Station:
             for old in self._parts.values() if self._bytes > self._kept_bytes else ():
                 if old is part or self._bytes <= self._kept_bytes:
                     break
-                self._bytes -= old.size
-                old.data, old.finding = b"", None
+                self._bytes -= old.size  # a copy is kept: whoever waits for it needs it whole
+                self._parts[old.id] = dataclasses.replace(old, data=b"", finding=None)
 
     def _tell(self, part: Part, picture: np.ndarray | str) -> None:
         """Tell everybody, whatever happens to one."""
