@@ -2,7 +2,7 @@
 "use strict";
 const LIMIT = 60; // parts that are shown
 const MOST_PIXELS = 4e6; // of a map on the screen; larger pictures are shrunk for it
-const TOKEN = "This needs the station's token: open the link that its log shows.";
+const OUTLINE = "#2fe6e6"; // as in reporting/drawing.py
 const $ = (id) => document.getElementById(id);
 let model, state, corrections = [];
 let parts = [], fresh = []; // newest first; those that came while the list was asked for
@@ -15,15 +15,17 @@ const mine = []; // ids of the corrections made here: the last is undone first
 // Text as the report shows it: what cannot be printed is an escape.
 const plain = (text) => String(text).replace(/[\p{C}\p{Z}]/gu, (c) => (
   c === " " ? c : `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`));
-const number = (value) => (value === null ? "none" : String(Number(value.toPrecision(4))));
+const number = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))));
 const clock = (time) => new Date(time * 1000).toLocaleString("en-GB", {
   timeStyle: "medium", ...(Date.now() / 1000 - time > 43200 && {dateStyle: "short"})});
 const threshold = () => tried ?? state.threshold;
 const verdict = (score, cut) => (score >= cut ? "defective" : "good");
 const called = (one) => (one.error ? "unreadable"
   : threshold() === null ? "no verdict" : verdict(one.score, threshold()));
-const corrected = (one) => corrections.find((word) => word.part === one.id);
-
+const note = (one) => { // what a person said of a part, or what it was called before
+  const word = corrections.find((other) => other.part === one.id);
+  return word ? `corrected: ${word.verdict}`
+    : one.verdict && one.verdict !== called(one) ? `was ${one.verdict}` : ""; };
 function make(name, content = [], style = "", more = {}) {
   const made = Object.assign(document.createElement(name), {className: style, ...more});
   made.append(...[content].flat().map((c) => (c instanceof Node ? c : plain(c))));
@@ -33,22 +35,28 @@ function write(id, text, style = $(id).className) { // only changes, for what is
   if ($(id).textContent !== plain(text)) $(id).textContent = plain(text);
   $(id).className = style;
 }
+function tell(words, style = "") {
+  write("told", words, style);
+  clearTimeout(tell.timer);
+  tell.timer = setTimeout(write, 8000, "told", "");
+}
 const act = (work) => async (...given) => {
   try { await work(...given); } catch (error) {
     const silent = error instanceof TypeError; // of fetch
-    write("told", silent ? "The station does not answer." : error.message, "wrong");
+    tell(silent ? "The station does not answer." : error.message, "wrong");
   }
 };
 async function ask(path, method = "GET", values = undefined) {
   const body = values && JSON.stringify(values);
   const answer = await fetch(path, {method, body, headers: {"Content-Type": "application/json"}});
   const said = await answer.json().catch(() => ({}));
-  if (answer.status === 401) throw Error(TOKEN);
+  if (answer.status === 401)
+    throw Error("This needs the station's token: open the link that its log shows.");
   if (!answer.ok) throw Error(said.error ?? `The station answered ${answer.status}.`);
   return said;
 }
 
-// ---- what comes from the station
+// What comes from the station
 async function load() {
   fresh = [];
   const paths = ["model", "state", `parts?limit=${LIMIT}`, "corrections"];
@@ -63,20 +71,19 @@ async function load() {
   $("marks").replaceChildren(...marks.map((text) => make("span", text)));
   draw();
 }
-function add(one) {
-  parts = [one, ...parts.filter((other) => other.id !== one.id)].slice(0, LIMIT);
-}
+const add = (one) => {
+  parts = [one, ...parts.filter((other) => other.id !== one.id)].slice(0, LIMIT); };
 function listen() {
   const events = new EventSource("events");
-  const on = (kind, work) => events.addEventListener(kind, act(work));
-  on("open", async () => { await load(); write("live", "live", "on"); });
-  on("part", ({data}) => { fresh.push(JSON.parse(data)); add(fresh.at(-1)); draw(); });
-  on("state", async ({data}) => {
+  const hear = (kind, work) => events.addEventListener(kind, act(work));
+  hear("open", async () => { await load(); write("live", "live", "on"); });
+  hear("part", ({data}) => { fresh.push(JSON.parse(data)); add(fresh.at(-1)); draw(); });
+  hear("state", async ({data}) => {
     state = JSON.parse(data);
     if (state.corrections !== corrections.length) ({corrections} = await ask("corrections"));
     draw();
   });
-  on("error", async () => {
+  hear("error", async () => {
     write("live", "not connected, trying again", "");
     if (events.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
     setTimeout(listen, 3000);
@@ -84,7 +91,7 @@ function listen() {
   });
 }
 
-// ---- drawing, at most once a frame
+// Drawing, at most once a frame
 let due = false;
 function draw() {
   if (due || !model) return;
@@ -105,51 +112,44 @@ function drawHead() {
   const notices = Object.entries(problems).map(([key, text]) => `${key}: ${text}`);
   if (!ready && !notices.length) notices.push("The station is not ready.");
   if (drift?.since) notices.push(`Drift since ${clock(drift.since)}: of the parts judged good, the `
-    + `${drift.drifted.join(", ")} no longer fit the good pictures of the evaluation.`);
+    + `${drift.drifted.join(", ")} no longer fits the good pictures of the evaluation.`);
   if ($("notices").textContent !== notices.map(plain).join(""))
     $("notices").replaceChildren(...notices.map((text) => make("p", text)));
-  const seen = drift && `in the last ${Math.min(drift.parts, drift.window)} parts judged good`;
-  write("about", [`Model: ${model.kind}, step ${model.step}, ${model.size} px, ${model.program}, ${
-    model.precision}, threshold ${number(model.threshold)}`, watching && `Watched: ${watching}`,
-    `Drift: ${drift ? `${drift.since ? "yes" : "none"} ${seen}` : "not watched"}`]
-    .filter(Boolean).join(". "));
+  const drifts = !drift ? "not watched" : drift.since ? "yes" : `none in ${drift.parts} parts`;
+  write("about", `Model: ${model.kind}, step ${model.step}, ${model.size} px, threshold ${
+    number(model.threshold)}. Drift: ${drifts}. Watched folder: ${watching ?? "none"}.`);
+}
+function thumbnail(one) {
+  const look = {loading: "lazy", decoding: "async", alt: "", src: one.picture ?? "data:,"};
+  const about = {type: "button", title: `${plain(one.name)}, ${clock(one.time)}`};
+  about.onclick = () => show(one);
+  const item = make("li", make("button", [make("img", [], "", look), make("span")], "", about));
+  item.dataset.id = one.id;
+  return item;
 }
 function drawList() {
   const old = new Map([...$("list").children].map((item) => [item.dataset.id, item]));
   const items = parts.map((one) => {
     const item = old.get(one.id) ?? thumbnail(one), button = item.firstChild, now = called(one);
-    const word = corrected(one), note = word ? `corrected: ${word.verdict}`
-      : one.verdict && one.verdict !== now ? `was ${one.verdict}` : "";
-    const lines = [one.error ? "" : number(one.score), note].map((text) => make("small", text));
-    const label = make("span", [now, ...lines], `is-${now}`);
-    if (button.lastChild.outerHTML !== label.outerHTML) button.lastChild.replaceWith(label);
-    button.tabIndex = one.id === part?.id ? 0 : -1;
-    button.ariaCurrent = String(one.id === part?.id);
+    const small = [number(one.score), note(one)].map((line) => make("small", line));
+    const label = make("span", [now, ...small], `is-${now}`);
+    if (!button.lastChild.isEqualNode(label)) button.lastChild.replaceWith(label);
+    [button.tabIndex, button.ariaCurrent] = one.id === part?.id ? [0, "true"] : [-1, "false"];
     return item;
   });
   if (items.length !== old.size || items.some((item, i) => item !== $("list").children[i]))
     $("list").replaceChildren(...items);
   $("follow").ariaPressed = String(following);
 }
-function thumbnail(one) {
-  const look = {loading: "lazy", decoding: "async", alt: "", src: one.picture};
-  const inner = [...(one.picture ? [make("img", [], "", look)] : []), make("span")];
-  const title = `${plain(one.name)}, ${clock(one.time)}`;
-  const item = make("li", make("button", inner, "", {type: "button", title}));
-  item.firstChild.addEventListener("click", () => show(one));
-  item.dataset.id = one.id;
-  return item;
-}
 function drawPart() {
-  $("good").disabled = $("defective").disabled = !part || !!part.error;
+  for (const id of ["good", "defective", "brush"]) $(id).disabled = !part?.map;
   if (!part) return;
-  const cut = threshold(), word = corrected(part), {score} = part, {slope} = model;
-  const sure = tried === null ? part.confidence : slope && 1 / (1 + (cut / score) ** slope);
+  const sure = tried === null ? part.confidence : null; // at the threshold that it was judged by
   write("verdict", called(part), `is-${called(part)}`);
   write("name", part.name);
-  write("facts", part.error ?? [`score ${number(score)}`, `threshold ${number(cut)}`,
-    sure !== null && `confidence ${sure.toFixed(2)}`, clock(part.time),
-    word && `corrected: ${word.verdict}`].filter(Boolean).join(" · "));
+  const facts = [`score ${number(part.score)}`, `threshold ${number(threshold())}`,
+    sure !== null && `confidence ${sure.toFixed(2)}`, clock(part.time), note(part)];
+  write("facts", part.error ?? facts.filter(Boolean).join(" · "));
   if (drawn !== part.id) act(drawPicture)(part);
 }
 async function drawPicture(one) {
@@ -166,60 +166,56 @@ async function drawPicture(one) {
     if (drawn !== one.id) return; // another one is shown by now
     $("picture").replaceWith(image);
     $("reconstruction").replaceWith(repaint);
-    $("overlay").hidden = !one.map;
-    if (one.picture) $("stage").style.setProperty("--ratio", one.width / one.height);
+    $("overlay").hidden = $("mask").hidden = !one.map;
     if (one.map) drawMap(image, map, one.boxes);
-    write("told", "");
-    paint();
   } finally {
     if (drawn === one.id) loading = false;
     draw();
   }
 }
-function canvas(made, width, height) {
-  Object.assign(made, {width, height});
-  return made.getContext("2d", {willReadFrequently: true});
-}
+const canvas = (made, width, height) =>
+  Object.assign(made, {width, height}).getContext("2d", {willReadFrequently: true});
 function drawMap(image, map, boxes) { // the overlay and the frames of reporting/drawing.py
   const {naturalWidth: width, naturalHeight: height} = image;
+  $("stage").style.setProperty("--ratio", width / height);
   const shrink = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
   const pens = [$("overlay"), make("canvas")].map((one) =>
     canvas(one, Math.ceil(width * shrink), Math.ceil(height * shrink)));
-  const [laid, region] = pens.map((pen, i) => {
+  const layers = pens.map((pen, i) => {
     pen.scale(shrink, shrink);
     pen.drawImage(i ? map : image, 0, 0, width, height);
     return pen.getImageData(0, 0, pen.canvas.width, pen.canvas.height);
   });
-  for (let i = 0; i < laid.data.length; i += 4) {
-    const [red, green, blue] = laid.data.subarray(i), value = region.data[i];
-    const opacity = 0.85 * Math.min(1.5 * value / 255, 1), colour = model.colours[value];
-    const grey = (1 - opacity) * (0.299 * red + 0.587 * green + 0.114 * blue);
-    for (let k = 0; k < 3; k++) laid.data[i + k] = grey + opacity * colour[k];
-    region.data[i + 3] = value > 127 ? 255 : 0; // the middle: the threshold of pixels
+  const [laid, region] = layers.map((layer) => layer.data), {colours} = model;
+  for (let i = 0; i < laid.length; i += 4) {
+    const value = region[i], opacity = 0.85 * Math.min(1.5 * value / 255, 1);
+    const grey = 0.299 * laid[i] + 0.587 * laid[i + 1] + 0.114 * laid[i + 2];
+    for (let k = 0; k < 3; k++) laid[i + k] = grey + opacity * (colours[value][k] - grey);
+    region.set(value > 127 ? [47, 230, 230, 255] : [0, 0, 0, 0], i); // at the middle: the threshold
   }
-  pens[0].putImageData(laid, 0, 0);
-  pens[1].putImageData(region, 0, 0);
+  pens.forEach((pen, i) => pen.putImageData(layers[i], 0, 0));
   marked = model.pixel_threshold ? pens[1].canvas : null;
-  pens[0].strokeStyle = "#2fe6e6";
+  pens[0].strokeStyle = OUTLINE;
   const line = pens[0].lineWidth = Math.max(1, Math.min(width, height) / 250);
   for (const box of boxes)
     pens[0].strokeRect(box.x - line / 2, box.y - line / 2, box.width + line, box.height + line);
+  paint();
 }
 function drawThreshold() {
   const cut = threshold(), now = state.threshold, trying = tried !== null && now !== null;
   const {good = [], defective = []} = model.evaluation ?? {}, all = [...good, ...defective];
-  const scores = parts.filter((one) => !one.error).map((one) => one.score);
-  const top = Math.min(1, 1.05 * Math.max(...all, ...scores, now ?? 0, 1e-6));
+  const last = parts.filter((one) => !one.error).map((one) => one.score);
+  const top = Math.min(1, 1.05 * Math.max(...all, ...last, now ?? 0, 1e-6));
   $("slider").max = top;
   for (const id of ["slider", "number"])
     if (cut !== null && Number($(id).value) !== cut) $(id).value = cut;
   write("highest", number(top));
-  const rows = {defective, good, last: scores, cut: cut === null ? [] : [cut]};
+  const rows = {defective, good, last, cut: cut === null ? [] : [cut]};
   for (const [id, list] of Object.entries(rows))
     $(`row-${id}`).setAttribute("d", list.map((score) => `M${400 * score / top} 0v40`).join(""));
-  const changed = (list) => list.filter((s) => verdict(s, cut) !== verdict(s, now)).length;
-  write("would", trying ? `${changed(scores)} of the ${scores.length} parts shown and ${
-    changed(all)} of the evaluation's ${all.length} pictures would be judged otherwise.` : "");
+  const other = (list) => list.filter((s) => verdict(s, cut) !== verdict(s, now)).length;
+  write("would", trying ? `${other(last)} of the ${last.length} parts shown and ${other(all)
+    } of the evaluation's ${all.length} pictures would be judged otherwise.` : "");
   const alarms = (t) => good.filter((score) => score >= t).length;
   const missed = (t) => defective.filter((score) => score < t).length;
   const both = (of) => (trying ? `${of(now)} → ${of(cut)}` : of(cut));
@@ -239,28 +235,25 @@ function drawWords() {
   $("words").replaceChildren(...corrections.map((word) => {
     const place = `corrections/${word.id}`, region = make("div", [], "region");
     if (word.mask) region.style.maskImage = `url("${place}/mask")`;
-    const look = {loading: "lazy", src: `${place}/picture`, alt: plain(word.name)};
+    region.hidden = !word.mask;
+    const image = make("img", [], "", {loading: "lazy", src: `${place}/picture`, alt: word.name});
     const remark = word.said === null ? "" : word.said === word.verdict ? "confirmed"
       : word.verdict === "good" ? "false alarm: called defective" : "missed: called good";
     const away = make("button", "Withdraw", "", {type: "button"});
-    away.addEventListener("click", act(() => confirm("Withdraw it?") && withdraw(word.id)));
-    return make("li", [
-      make("figure", [make("img", [], "", look), ...(word.mask ? [region] : [])]),
+    away.onclick = act(() => confirm("Withdraw it?") && withdraw(word.id));
+    return make("li", [make("figure", [image, region]),
       make("strong", word.verdict, `is-${word.verdict}`), make("p", remark), make("p", word.name),
       make("p", `score ${number(word.score)}, ${clock(word.time)}`, "faint"), away]);
   }));
 }
 
-// ---- what a person does
-function show(one, follow = false) {
-  [part, following] = [one ?? part, follow];
-  draw();
-}
+// What a person does
+const show = (one, follow = false) => { [part, following] = [one ?? part, follow]; draw(); };
 const step = (by) => show(parts[Math.max(0, parts.findIndex((one) => one.id === part?.id) + by)]);
-function paint(on = $("mask"), colour = "#2fe6e6", shrink = Math.min(1, 1024 / part.width)) {
+function paint(on = $("mask"), shrink = Math.min(1, 1024 / part.width)) {
   const pen = canvas(on, part.width * shrink, part.height * shrink);
   pen.scale(shrink, shrink);
-  pen.lineCap = pen.lineJoin = "round";
+  [pen.lineCap, pen.lineJoin, pen.strokeStyle] = ["round", "round", OUTLINE];
   for (const {points, width, erases, region} of strokes) {
     pen.globalCompositeOperation = erases ? "destination-out" : "source-over";
     if (region) pen.drawImage(region, 0, 0, part.width, part.height);
@@ -269,79 +262,64 @@ function paint(on = $("mask"), colour = "#2fe6e6", shrink = Math.min(1, 1024 / p
     for (const [x, y] of points) pen.lineTo(x, y);
     pen.stroke();
   }
-  [pen.fillStyle, pen.globalCompositeOperation] = [colour, "source-in"];
-  pen.fillRect(0, 0, part.width, part.height);
-  return pen;
+  return on;
 }
-function mask() { // white where painted, at the picture's own size
-  const pen = paint(make("canvas"), "#fff", 1);
-  [pen.fillStyle, pen.globalCompositeOperation] = ["#000", "destination-over"];
-  pen.fillRect(0, 0, part.width, part.height);
-  return pen.canvas.toDataURL("image/png");
+async function say(...words) { // about corrections; then what they are
+  const answer = await ask(...words);
+  ({corrections} = await ask("corrections"));
+  draw();
+  return answer;
 }
 async function correct(said) {
-  if ($("good").disabled) return;
-  const region = said === "defective" && strokes.length ? mask() : null;
-  const one = await ask("corrections", "POST", {part: part.id, verdict: said, mask: region});
+  if (!part?.map) return;
+  const painted = said === "defective" && strokes.length; // at the picture's size, else black
+  const mask = painted ? paint(make("canvas"), 1).toDataURL("image/png") : null;
+  const one = await say("corrections", "POST", {part: part.id, verdict: said, mask});
   mine.push(one.id);
-  await changed(`Stored: ${one.name} is ${said}${region ? ", with its region" : ""}.`);
-  brush(false);
+  tell(`Stored: ${one.name} is ${said}${one.mask ? ", with its region" : ""}.`);
+  if (!$("brushing").hidden) brush();
 }
-async function withdraw(id) {
-  await ask(`corrections/${id}`, "DELETE");
-  await changed("The correction is withdrawn.");
-}
-async function changed(words) {
-  ({corrections} = await ask("corrections"));
-  write("told", words, "");
-  draw();
-}
-async function undo() {
-  if (strokes.pop()) paint(); else if (mine.length) await withdraw(mine.pop());
-}
-function brush(on) {
-  $("stage").classList.toggle("brushing", on);
+const withdraw = async (id) => {
+  await say(`corrections/${id}`, "DELETE"); tell("The correction is withdrawn."); };
+const undo = () => (strokes.pop() ? paint() : mine.length && withdraw(mine.pop()));
+function brush() { // on, off
+  if (!part?.map) return;
+  const on = $("stage").classList.toggle("brushing");
   $("brush").ariaPressed = String(on);
   $("brushing").hidden = !on;
-  if (!on && part) { strokes = []; paint(); }
+  if (!on) strokes = [];
+  paint();
   show(part, following && !on);
 }
-function opacity(by = 0) {
+const opacity = (by = 0) => {
   $("opacity").value = Number($("opacity").value) + by;
-  $("overlay").style.opacity = $("opacity").value;
-}
-function attempt(value) {
+  $("overlay").style.opacity = $("opacity").value; };
+const attempt = (value) => {
   tried = value === "" || Number(value) === state.threshold ? null : Number(value);
-  draw();
-}
-async function keep() {
-  state = await ask("threshold", "POST", {threshold: tried});
-  attempt("");
-}
-function stroke(event) {
+  draw(); };
+function press(event) {
   if (event.button || !part?.map || $("brushing").hidden) return;
   event.preventDefault();
   $("stage").setPointerCapture(event.pointerId);
   const width = $("width").value / 100 * Math.min(part.width, part.height);
   strokes.push({points: [], width, erases: event.shiftKey || $("eraser").checked});
-  trace(event);
+  move(event);
 }
-function trace({pointerId, clientX, clientY}) {
-  if (!$("stage").hasPointerCapture(pointerId)) return;
+function move({pointerId, clientX, clientY}) {
+  if (!$("stage").hasPointerCapture(pointerId) || !strokes.length) return;
   const {left, top, width, height} = $("mask").getBoundingClientRect();
-  const [x, y] = [(clientX - left) / width * part.width, (clientY - top) / height * part.height];
-  strokes.at(-1).points.push([x, y]);
+  const at = [(clientX - left) / width * part.width, (clientY - top) / height * part.height];
+  strokes.at(-1).points.push(at);
   paint();
 }
 const KEYS = {
   ArrowLeft: () => step(-1), ArrowRight: () => step(1), Home: () => show(parts[0], true),
-  g: act(() => correct("good")), d: act(() => correct("defective")), u: act(undo),
-  b: () => part && brush($("brushing").hidden), "?": () => $("keys").showModal(),
-  "+": () => opacity(0.1), "-": () => opacity(-0.1)};
+  g: act(() => correct("good")), d: act(() => correct("defective")), u: act(undo), b: brush,
+  "+": () => opacity(0.1), "-": () => opacity(-0.1), "?": () => $("keys").showModal()};
 document.addEventListener("keydown", (event) => {
   const {key, target} = event, letter = key.length === 1;
   if (event.ctrlKey || event.metaKey || event.altKey || !Object.hasOwn(KEYS, key)) return;
-  if ($("keys").open || target.type === "number") return;
+  if ($("keys").open || target.type === "number" || $("parts").hidden) return;
   if (letter ? !$("use-keys").checked : target.type === "range") return;
   event.preventDefault();
   KEYS[key]();
@@ -350,13 +328,14 @@ const on = (id, work, kind = "click") => $(id).addEventListener(kind, work);
 const BUTTONS = {good: "g", defective: "d", brush: "b", undo: "u", help: "?"};
 for (const [id, key] of Object.entries(BUTTONS)) on(id, KEYS[key]);
 on("follow", () => show(following ? part : parts[0], !following));
-on("fill", () => { strokes.push({points: [], region: marked}); paint(); });
+on("fill", () => { strokes.push({points: [], region: marked ?? make("canvas")}); paint(); });
 on("opacity", () => opacity(), "input");
 for (const id of ["slider", "number"]) on(id, () => attempt($(id).value), "input");
-on("keep", act(keep));
 on("back", () => attempt(""));
-on("stage", stroke, "pointerdown");
-on("stage", trace, "pointermove");
+on("keep", act(async () => {
+  state = await ask("threshold", "POST", {threshold: tried}); attempt(""); }));
+on("stage", press, "pointerdown");
+on("stage", move, "pointermove");
 window.addEventListener("hashchange", draw);
 document.addEventListener("visibilitychange", act(() => document.hidden || load()));
 opacity();
