@@ -4,10 +4,10 @@ const LIMIT = 60; // parts that are shown
 const MOST_PIXELS = 4e6; // of a map on the screen; larger pictures are shrunk for it
 const OUTLINE = "#2fe6e6"; // as in reporting/drawing.py
 const $ = (id) => document.getElementById(id);
-let model, state, corrections = [];
+let model, state, telling, corrections = [];
 let parts = [], fresh = []; // newest first; those that came while the list was asked for
 let part = null, following = true; // the one that is shown; whether the newest takes its place
-let drawn = "", loading = false; // id of the part whose picture is drawn or on its way
+let drawn = "", loading = false, shown = 0; // id whose picture is drawn or on its way; since when
 let tried = null; // a threshold that is looked at; null: that of the station
 let strokes = [], marked = null; // of the brush; a canvas with the region that the model marks
 const mine = []; // ids of the corrections made here: the last is undone first
@@ -35,40 +35,37 @@ function write(id, text, style = $(id).className) { // only changes, for what is
   if ($(id).textContent !== plain(text)) $(id).textContent = plain(text);
   $(id).className = style;
 }
-function tell(words, style = "") {
-  write("told", words, style);
-  clearTimeout(tell.timer);
-  tell.timer = setTimeout(write, 8000, "told", "");
-}
+const tell = (words, style = "") => { // for a while
+  clearTimeout(telling);
+  telling = setTimeout(write, 8000, "told", "");
+  write("told", words, style); };
 const act = (work) => async (...given) => {
   try { await work(...given); } catch (error) {
-    const silent = error instanceof TypeError; // of fetch
-    tell(silent ? "The station does not answer." : error.message, "wrong");
+    if (error.constructor !== Error) throw error; // a mistake of this page
+    tell(error.message, "wrong");
   }
 };
+const TOKEN = "This needs the station's token: open the link that its log shows.";
 async function ask(path, method = "GET", values = undefined) {
-  const body = values && JSON.stringify(values);
-  const answer = await fetch(path, {method, body, headers: {"Content-Type": "application/json"}});
-  const said = await answer.json().catch(() => ({}));
-  if (answer.status === 401)
-    throw Error("This needs the station's token: open the link that its log shows.");
-  if (!answer.ok) throw Error(said.error ?? `The station answered ${answer.status}.`);
+  const body = values && JSON.stringify(values), headers = {"Content-Type": "application/json"};
+  const answer = await fetch(path, {method, body, headers}).catch(() => {
+    throw Error("The station does not answer."); });
+  const said = await answer.json().catch(() => ({error: `The station said ${answer.status}.`}));
+  if (!answer.ok) throw Error(answer.status === 401 ? TOKEN : said.error);
   return said;
 }
-
 // What comes from the station
 async function load() {
   fresh = [];
   const paths = ["model", "state", `parts?limit=${LIMIT}`, "corrections"];
-  const [itself, now, last, words] = await Promise.all(paths.map((path) => ask(path)));
-  [model, state, parts, corrections] = [itself, now, last.parts, words.corrections];
+  [model, state, {parts}, {corrections}] = await Promise.all(paths.map((path) => ask(path)));
   fresh.forEach(add);
   const pen = $("scale").getContext("2d"), row = pen.createImageData(256, 1);
   model.colours.forEach((colour, i) => row.data.set([...colour, 255], 4 * i));
   pen.putImageData(row, 0, 0);
-  const middle = model.pixel_threshold && `threshold of pixels ${number(model.pixel_threshold)}`;
-  const marks = ["0", middle, number(model.scale)].filter(Boolean);
-  $("marks").replaceChildren(...marks.map((text) => make("span", text)));
+  const middle = model.pixel_threshold; // null: there is none
+  write("middle", middle ? `threshold of pixels ${number(middle)}` : "");
+  write("most", number(model.scale));
   draw();
 }
 const add = (one) => {
@@ -90,17 +87,13 @@ function listen() {
     await ask("state"); // says why
   });
 }
-
 // Drawing, at most once a frame
-let due = false;
-function draw() {
-  if (due || !model) return;
-  due = true;
-  requestAnimationFrame(() => {
-    due = false;
-    if (parts.length && !loading && (following || !part)) part = parts[0];
-    for (const one of [drawHead, drawList, drawPart, drawThreshold, drawWords]) one();
-  });
+let frame = 0;
+const draw = () => { cancelAnimationFrame(frame); frame = requestAnimationFrame(drawAll); };
+function drawAll() {
+  if (!model) return;
+  if (parts.length && !loading && (following || !part)) part = parts[0];
+  for (const one of [drawHead, drawList, drawPart, drawThreshold, drawWords]) one();
 }
 function drawHead() {
   const {counts, drift, problems, watching, ready} = state;
@@ -121,8 +114,8 @@ function drawHead() {
 }
 function thumbnail(one) {
   const look = {loading: "lazy", decoding: "async", alt: "", src: one.picture ?? "data:,"};
-  const about = {type: "button", title: `${plain(one.name)}, ${clock(one.time)}`};
-  about.onclick = () => show(one);
+  const title = `${plain(one.name)}, ${clock(one.time)}`;
+  const about = {type: "button", title, onclick: () => show(one)};
   const item = make("li", make("button", [make("img", [], "", look), make("span")], "", about));
   item.dataset.id = one.id;
   return item;
@@ -144,20 +137,20 @@ function drawList() {
 function drawPart() {
   for (const id of ["good", "defective", "brush"]) $(id).disabled = !part?.map;
   if (!part) return;
-  const sure = tried === null ? part.confidence : null; // at the threshold that it was judged by
   write("verdict", called(part), `is-${called(part)}`);
   write("name", part.name);
   const facts = [`score ${number(part.score)}`, `threshold ${number(threshold())}`,
-    sure !== null && `confidence ${sure.toFixed(2)}`, clock(part.time), note(part)];
+    tried === null && part.confidence !== null && `confidence ${part.confidence.toFixed(2)}`,
+    clock(part.time), note(part)];
   write("facts", part.error ?? facts.filter(Boolean).join(" · "));
   if (drawn !== part.id) act(drawPicture)(part);
 }
 async function drawPicture(one) {
   [drawn, loading, strokes, marked] = [one.id, true, [], null];
   const loaded = async (kind) => {
-    const alt = plain(`${kind} of ${one.name}`), hidden = !one[kind];
-    const image = make("img", [], "", {id: kind, src: one[kind] ?? "data:,", alt, hidden});
-    if (!hidden) await image.decode().catch(() => { throw Error("This part is not kept."); });
+    const about = {id: kind, src: one[kind] ?? "data:,", alt: plain(`${kind} of ${one.name}`)};
+    const image = make("img", [], "", {...about, hidden: !one[kind]});
+    if (one[kind]) await image.decode().catch(() => { throw Error("This part is not kept."); });
     return image;
   };
   try {
@@ -169,7 +162,7 @@ async function drawPicture(one) {
     $("overlay").hidden = $("mask").hidden = !one.map;
     if (one.map) drawMap(image, map, one.boxes);
   } finally {
-    if (drawn === one.id) loading = false;
+    if (drawn === one.id) [loading, shown] = [false, Date.now()];
     draw();
   }
 }
@@ -183,9 +176,8 @@ function drawMap(image, map, boxes) { // the overlay and the frames of reporting
     canvas(one, Math.ceil(width * shrink), Math.ceil(height * shrink)));
   const layers = pens.map((pen, i) => {
     pen.scale(shrink, shrink);
-    pen.drawImage(i ? map : image, 0, 0, width, height);
-    return pen.getImageData(0, 0, pen.canvas.width, pen.canvas.height);
-  });
+    pen.drawImage([image, map][i], 0, 0, width, height);
+    return pen.getImageData(0, 0, pen.canvas.width, pen.canvas.height); });
   const [laid, region] = layers.map((layer) => layer.data), {colours} = model;
   for (let i = 0; i < laid.length; i += 4) {
     const value = region[i], opacity = 0.85 * Math.min(1.5 * value / 255, 1);
@@ -197,8 +189,8 @@ function drawMap(image, map, boxes) { // the overlay and the frames of reporting
   marked = model.pixel_threshold ? pens[1].canvas : null;
   pens[0].strokeStyle = OUTLINE;
   const line = pens[0].lineWidth = Math.max(1, Math.min(width, height) / 250);
-  for (const box of boxes)
-    pens[0].strokeRect(box.x - line / 2, box.y - line / 2, box.width + line, box.height + line);
+  for (const one of boxes)
+    pens[0].strokeRect(one.x - line / 2, one.y - line / 2, one.width + line, one.height + line);
   paint();
 }
 function drawThreshold() {
@@ -215,7 +207,7 @@ function drawThreshold() {
     $(`row-${id}`).setAttribute("d", list.map((score) => `M${400 * score / top} 0v40`).join(""));
   const other = (list) => list.filter((s) => verdict(s, cut) !== verdict(s, now)).length;
   write("would", trying ? `${other(last)} of the ${last.length} parts shown and ${other(all)
-    } of the evaluation's ${all.length} pictures would be judged otherwise.` : "");
+    } of the evaluation's pictures would be judged otherwise.` : "");
   const alarms = (t) => good.filter((score) => score >= t).length;
   const missed = (t) => defective.filter((score) => score < t).length;
   const both = (of) => (trying ? `${of(now)} → ${of(cut)}` : of(cut));
@@ -234,8 +226,7 @@ function drawWords() {
   $("words").dataset.ids = ids;
   $("words").replaceChildren(...corrections.map((word) => {
     const place = `corrections/${word.id}`, region = make("div", [], "region");
-    if (word.mask) region.style.maskImage = `url("${place}/mask")`;
-    region.hidden = !word.mask;
+    if (word.mask) region.style.maskImage = `url("${place}/mask")`; else region.hidden = true;
     const image = make("img", [], "", {loading: "lazy", src: `${place}/picture`, alt: word.name});
     const remark = word.said === null ? "" : word.said === word.verdict ? "confirmed"
       : word.verdict === "good" ? "false alarm: called defective" : "missed: called good";
@@ -246,7 +237,6 @@ function drawWords() {
       make("p", `score ${number(word.score)}, ${clock(word.time)}`, "faint"), away]);
   }));
 }
-
 // What a person does
 const show = (one, follow = false) => { [part, following] = [one ?? part, follow]; draw(); };
 const step = (by) => show(parts[Math.max(0, parts.findIndex((one) => one.id === part?.id) + by)]);
@@ -272,6 +262,7 @@ async function say(...words) { // about corrections; then what they are
 }
 async function correct(said) {
   if (!part?.map) return;
+  if (loading || (following && Date.now() < shown + 500)) throw Error("A new part: press again.");
   const painted = said === "defective" && strokes.length; // at the picture's size, else black
   const mask = painted ? paint(make("canvas"), 1).toDataURL("image/png") : null;
   const one = await say("corrections", "POST", {part: part.id, verdict: said, mask});
@@ -299,7 +290,6 @@ const attempt = (value) => {
   draw(); };
 function press(event) {
   if (event.button || !part?.map || $("brushing").hidden) return;
-  event.preventDefault();
   $("stage").setPointerCapture(event.pointerId);
   const width = $("width").value / 100 * Math.min(part.width, part.height);
   strokes.push({points: [], width, erases: event.shiftKey || $("eraser").checked});
@@ -308,23 +298,22 @@ function press(event) {
 function move({pointerId, clientX, clientY}) {
   if (!$("stage").hasPointerCapture(pointerId) || !strokes.length) return;
   const {left, top, width, height} = $("mask").getBoundingClientRect();
-  const at = [(clientX - left) / width * part.width, (clientY - top) / height * part.height];
-  strokes.at(-1).points.push(at);
+  const [x, y] = [(clientX - left) / width, (clientY - top) / height];
+  strokes.at(-1).points.push([x * part.width, y * part.height]);
   paint();
 }
+const on = (id, work, kind = "click") => $(id).addEventListener(kind, work);
 const KEYS = {
   ArrowLeft: () => step(-1), ArrowRight: () => step(1), Home: () => show(parts[0], true),
   g: act(() => correct("good")), d: act(() => correct("defective")), u: act(undo), b: brush,
   "+": () => opacity(0.1), "-": () => opacity(-0.1), "?": () => $("keys").showModal()};
 document.addEventListener("keydown", (event) => {
-  const {key, target} = event, letter = key.length === 1;
-  if (event.ctrlKey || event.metaKey || event.altKey || !Object.hasOwn(KEYS, key)) return;
-  if ($("keys").open || target.type === "number" || $("parts").hidden) return;
-  if (letter ? !$("use-keys").checked : target.type === "range") return;
+  const {key, target, ctrlKey, metaKey, altKey} = event, letter = key.length === 1;
+  const typing = target.type === "number" || (target.type === "range" && !letter);
+  const other = ctrlKey || metaKey || altKey || (letter && !$("use-keys").checked);
+  if (typing || other || $("keys").open || $("parts").hidden || !Object.hasOwn(KEYS, key)) return;
   event.preventDefault();
-  KEYS[key]();
-});
-const on = (id, work, kind = "click") => $(id).addEventListener(kind, work);
+  KEYS[key](); });
 const BUTTONS = {good: "g", defective: "d", brush: "b", undo: "u", help: "?"};
 for (const [id, key] of Object.entries(BUTTONS)) on(id, KEYS[key]);
 on("follow", () => show(following ? part : parts[0], !following));
