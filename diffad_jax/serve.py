@@ -3,9 +3,8 @@
     pip install 'diffad_jax[serve]'
     python -m diffad_jax.main --mode serve --model bottle_model --watch camera
 
-The page is at http://127.0.0.1:8000; the log has its address with the token, which whoever changes
-the threshold or corrects a verdict needs. With a bundle, neither JAX nor TensorFlow is loaded. All
-that is kept lies in the station's folder, `MODEL-station` beside the model, or --output:
+The log shows the page's address with the token that whoever changes something needs. A bundle is
+judged without JAX and TensorFlow. What is kept lies in `MODEL-station`, or --output:
 
     station.json        the threshold that a person has set
     corrections.jsonl   what people said of verdicts, and corrections/, the pictures
@@ -16,13 +15,10 @@ SIGTERM and Ctrl-C finish what was taken, and take no more.
 
 import contextlib
 import logging
-import os
 import pathlib
 import secrets
 import signal
 import socket
-from collections.abc import Iterator
-from typing import Any
 
 from configs.errors import UserError
 from diffad_jax.runs import lock
@@ -42,26 +38,13 @@ PATIENCE = 60  # s that requests have to end when the station does
 
 
 class _Server(uvicorn.Server):
-    """Lets go of pages that listen, and leaves the signals' consequences to `run`."""
+    """Lets pages that listen go when it ends."""
 
-    def __init__(self, config: uvicorn.Config, served: app.App):
-        super().__init__(config)
-        self._served, self.interrupted = served, False
+    service: app.App
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._served.closing = True
+        self.service.closing = True
         await super().shutdown(sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
-        try:
-            yield
-        finally:
-            self.interrupted = signal.SIGINT in self._captured_signals
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def run(
@@ -76,26 +59,15 @@ def run(
     mqtt: str | None = None,
     threshold: float | None = None,
 ) -> None:
-    """Serve until told to stop; see above.
-
-    Args:
-      model: a bundle, or a run's folder.
-      host: the address where it listens.
-      port: 0 is any free one.
-      token: what every request needs; None: one is made, for those that change something.
-      watch: a folder whose pictures are judged.
-      output: the station's folder.
-      webhook: where each line of the tables is sent, too.
-      mqtt: as webhook.
-      threshold: of the score, in [0, 1]; by default what a person has set, else the model's.
+    """Serve until told to stop; see above and the flags of --mode serve.
 
     Raises:
       UserError: no model, another station in the folder, or an address that is taken.
       KeyboardInterrupt: Ctrl-C.
     """
     place = pathlib.Path(output or f"{model.rstrip('/')}-station").expanduser()
-    if "://" in os.fspath(place):
-        raise UserError(f"{place} cannot be the station's folder: give a local --output")
+    if "://" in (output or model) and not (output and "://" not in output):
+        raise UserError(f"{output or model} is not local: give a local --output")
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock.Hold(place))
         listening = stack.enter_context(_bound(host, port))
@@ -103,17 +75,17 @@ def run(
         line = station.Station(served, folder=place, threshold=threshold)
         stack.callback(line.close)
         _connect(stack, line, watch, webhook, mqtt)
-        named = pathlib.Path(watch).name if watch else None
+        named = pathlib.Path(watch).absolute().name if watch else None
         service = app.App(line, corrections.Corrections(place), named)
         port, secret = listening.getsockname()[1], token or secrets.token_urlsafe(16)
         hosts = (*LOOPBACK, host) if host in LOOPBACK else ()
         guarded = guard.Guard(service.asgi, secret, token is not None, hosts, port)
-        server = _Server(_config(guarded), service)
+        server = _Server(_config(guarded))
+        server.service = service
         shown = f"[{host}]" if ":" in host else host
         logger.info("%s at http://%s:%d/?token=%s", served.category, shown, port, secret)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # which uvicorn raises again when it is done
         server.run([listening])
-    if server.interrupted:
-        raise KeyboardInterrupt("by Ctrl-C; all that was taken is judged")
 
 
 def _connect(
@@ -150,11 +122,12 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise UserError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+    except (OSError, OverflowError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot listen on {host}, port {port}: {told}") from error
 
 
-def _config(guarded: Any) -> uvicorn.Config:
+def _config(guarded: guard.Guard) -> uvicorn.Config:
     return uvicorn.Config(
         guarded,
         http=guard.Connection,

@@ -38,11 +38,12 @@ def read_picture(picture: Any) -> np.ndarray:
     array = picture
     if isinstance(picture, (bytes, str, os.PathLike)):
         try:
-            inside = isinstance(picture, bytes)
-            levels, white = _decoded(picture if inside else _whole(pathlib.Path(picture)))
+            data = picture if isinstance(picture, bytes) else _whole(pathlib.Path(picture))
+            levels, white = _decoded(data)
         except Exception as error:  # decoders raise many kinds for a damaged file
             told = getattr(error, "strerror", None) or " ".join(str(error).split())
-            told, name = told or type(error).__name__, "this" if inside else picture
+            told = told or type(error).__name__
+            name = "this" if isinstance(picture, bytes) else os.fspath(picture)
             raise Refused(f"{name} cannot be read as a picture: {told}") from error
         array = levels if white == 255 else np.round(levels * np.float32(255 / white))
         array = array.astype(np.uint8)

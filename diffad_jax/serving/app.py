@@ -1,4 +1,4 @@
-"""The station by HTTP; openapi.json beside the page describes what it answers."""
+"""The station by HTTP; page/openapi.json says what it answers."""
 
 import asyncio
 import base64
@@ -29,6 +29,7 @@ from configs.errors import UserError
 from diffad_jax.reporting import drawing
 from diffad_jax.reporting.html import printable
 from diffad_jax.serving import guard
+from diffad_jax.serving.corrections import Corrections
 from diffad_jax.serving.station import FAILED, MOST_PIXELS, Full, Part, Station
 from input_pipeline.decoding.pictures import decode_mask
 
@@ -39,144 +40,41 @@ TICK, SILENCE = 1.0, 15.0  # s between looks at the state, and until a page hear
 VIEWS = ("picture", "map", "overlay", "reconstruction")
 SHOWN = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}  # by every browser
 OF_ROW = ("score", "confidence", "threshold", "verdict", "width", "height")
+OF_MODEL = (
+    *("category", "kind", "size", "step", "program", "precision"),
+    *("threshold", "pixel_threshold", "slope", "rule"),
+)
 
 
 class App:
-    """A station's routes. `asgi` is the application; `closing` makes pages that listen let go.
+    """A station's routes: `asgi` is the application. Set `closing`, and pages that listen let go.
 
-    corrections: a `corrections.Corrections`, or None. watched: the name of the folder that is.
+    watched: the name of the folder that is, or None.
     """
 
-    def __init__(self, station: Station, corrections: Any = None, watched: str | None = None):
-        self.station, self.watched, self.closing = station, watched, False
-        self._corrections, self._corrected = (
-            corrections,
-            len(corrections.all()) if corrections else 0,
-        )
-        self._scale, self._listening = drawing.full_scale(station.served.pixel_threshold), 0
+    def __init__(self, station: Station, corrections: Corrections, watched: str | None = None):
+        self.station, self.watched, self.closing, self._listening = station, watched, False, 0
+        self._corrections, self._corrected = corrections, len(corrections.all())
+        self._scale = drawing.full_scale(station.served.pixel_threshold)
         self._registry = prometheus_client.CollectorRegistry()
         self._registry.register(self)
         told = ("diffad_latency_seconds", "From a picture's coming to its verdict.")
         latency = prometheus_client.Histogram(*told, registry=self._registry)
         station.listeners.append(lambda part: latency.observe(part.milliseconds / 1e3))
-        routes = [
-            Route(f"/{name}", self.file) for name in ("", "page.css", "page.js", "openapi.json")
-        ]
-        routes += [
-            Route("/judge", self.judge, methods=["POST"]),
-            Route("/parts", self.parts),
-            Route("/parts/{id}/{view}", self.view),
-            Route("/events", self.events),
-            Route("/model", self.model),
-            Route("/state", self.state),
-            Route("/threshold", self.threshold, methods=["POST"]),
-            Route("/corrections", self.correct, methods=["POST"]),
-            Route("/corrections", self.all_corrections),
-            Route("/corrections/{id}", self.withdraw, methods=["DELETE"]),
-            Route("/corrections/{id}/{view}", self.corrected),
-            Route("/healthz", self.healthz),
-            Route("/readyz", self.readyz),
-            Route("/metrics", self.metrics),
-        ]
+        get = {"/parts": self._parts, "/parts/{id}/{view}": self._view, "/events": self._events}
+        get |= {"/model": self._model, "/state": self._now, "/corrections": self._said}
+        get |= {"/corrections/{id}/{view}": self._corrected_view, "/metrics": self._metrics}
+        get |= {"/healthz": self._healthz, "/readyz": self._readyz}
+        get |= dict.fromkeys(("/", "/page.css", "/page.js", "/openapi.json"), self._file)
+        post = {"/judge": self._judge, "/threshold": self._threshold, "/corrections": self._correct}
+        routes = [Route(path, does) for path, does in get.items()]
+        routes += [Route(path, does, methods=["POST"]) for path, does in post.items()]
+        routes += [Route("/corrections/{id}", self._withdraw, methods=["DELETE"])]
         kinds = (HTTPException, UserError, OSError, Exception)
         self.asgi = Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, _told))
 
-    # What is judged
-
-    async def judge(self, request: Request) -> Response:
-        """Judge the pictures of a body or a form; the answer comes when all are."""
-        files = await _files(request)
-        try:
-            futures = [self.station.submit(data, name, "request") for name, data in files]
-        except Full as error:
-            raise HTTPException(503 if self.station.closing else 429, str(error)) from error
-        waiting = asyncio.gather(*map(asyncio.wrap_future, futures))
-        try:
-            parts = await asyncio.wait_for(waiting, SECONDS)
-        except TimeoutError:
-            raise HTTPException(503, f"not judged within {SECONDS:.0f} s") from None
-        problem = parts[0].row["error"]
-        if problem and len(parts) == 1:
-            raise HTTPException(503 if problem == FAILED else 422, problem)
-        return JSONResponse({"parts": [self._shown(part) for part in parts]})
-
-    async def parts(self, request: Request) -> Response:
-        """The last parts, the newest first."""
-        limit = request.query_params.get("limit", "60")
-        if not limit.isdecimal():
-            raise HTTPException(400, "limit is a number")
-        parts = self.station.newest(int(limit))
-        return JSONResponse({"parts": [self._shown(part) for part in parts]})
-
-    async def view(self, request: Request) -> Response:
-        """A part's picture, map, overlay or reconstruction."""
-        part, view = self._part(request.path_params["id"]), request.path_params["view"]
-        if view not in VIEWS or not part.data or part.finding is None:
-            raise HTTPException(404, "there is no such picture, or no longer")
-        if view == "picture":
-            return await run_in_threadpool(self._browsable, part.data)
-        return await run_in_threadpool(self._drawn, part, view)
-
-    def _part(self, id: object) -> Part:
-        part = self.station.get(str(id))
-        if part is None:
-            raise HTTPException(404, "there is no such part, or no longer")
-        return part
-
-    def _shown(self, part: Part) -> dict[str, Any]:
-        """A part as JSON."""
-        row, problem = part.row, part.row["error"]
-        urls = {view: f"/parts/{part.id}/{view}" if part.finding else None for view in VIEWS}
-        facts = {"id": part.id, "time": part.time, "name": printable(part.name)}
-        facts |= {"source": part.source, "milliseconds": round(part.milliseconds, 1)}
-        facts |= {
-            "boxes": row["boxes"] or [],
-            "error": problem and guard.public(printable(problem)),
-        }
-        return facts | {key: row[key] for key in OF_ROW} | urls
-
-    def _browsable(self, data: bytes) -> Response:
-        kind = next((kind for start, kind in SHOWN.items() if data.startswith(start)), None)
-        return _image(data, kind) if kind else _png(self.station.served.read(data, "the picture"))
-
-    def _drawn(self, part: Part, view: str) -> Response:
-        found, data = part.finding, part.data
-        if found is None or not data:  # meanwhile
-            raise HTTPException(404, "there is no such picture any longer")
-        if view == "reconstruction":
-            return _png(found.reconstruction)
-        if view == "map":
-            grey = np.minimum(drawing.unit(found.anomaly_map / self._scale) * 256, 255)
-            return _png(grey.astype(np.uint8))
-        picture = self.station.served.read(data, part.name)
-        corners = [(box.x, box.y, box.width, box.height) for box in found.boxes]
-        return _png(
-            drawing.frames(drawing.overlay(picture, found.anomaly_map, self._scale), corners)
-        )
-
-    # What the station is
-
-    async def model(self, request: Request) -> Response:
-        """What does not change while the station runs."""
-        served, names = self.station.served, ("category", "kind", "size", "step", "program")
-        names += ("precision", "threshold", "pixel_threshold", "slope", "rule")
-        pictures, limits = (served.reference or {}).get("pictures"), {"bytes": guard.MOST_BYTES}
-        limits |= {"pixels": MOST_PIXELS, "files": MOST_FILES, "waiting": self.station.most_waiting}
-        kinds = enumerate(("good", "defective"))
-        scores = pictures and {
-            kind: [each["score"] for each in pictures if each["label"] == label]
-            for label, kind in kinds
-        }
-        facts: dict[str, Any] = {name: getattr(served, name) for name in names}
-        colours = drawing.colours(np.arange(256) / 256, 1.0).tolist()
-        facts |= {"scale": self._scale, "colours": colours, "evaluation": scores, "limits": limits}
-        return JSONResponse(facts)
-
-    async def state(self, request: Request) -> Response:
-        """What changes."""
-        return JSONResponse(self._state())
-
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """What changes, as JSON."""
         station = self.station
         problems = {key: guard.public(told) for key, told in station.troubles().items()}
         return {
@@ -189,25 +87,131 @@ class App:
             "corrections": self._corrected,
         }
 
-    async def events(self, request: Request) -> Response:
-        """Parts as they are judged, and the state when it changes, as server-sent events."""
+    def collect(self) -> Iterator[core.Metric]:
+        """What Prometheus is told besides the latency."""
+        state = self.state()
+        drift = state["drift"] or {"p": {}, "drifted": []}
+        counts = core.CounterMetricFamily("diffad_parts", "By verdict.", labels=["verdict"])
+        found = core.GaugeMetricFamily("diffad_drift_p", "Of each test.", labels=["statistic"])
+        for kind, count in state["counts"].items():
+            counts.add_metric([kind], count)
+        for name, p in drift["p"].items():
+            found.add_metric([name], float("nan") if p is None else p)
+        yield from (counts, found)
+        now = {"drifted": len(drift["drifted"]), "problems": len(state["problems"])}
+        for name, value in (now | {"waiting": self.station.waiting}).items():
+            yield core.GaugeMetricFamily(f"diffad_{name}", "How many.", value=value)
+
+    # What is judged
+
+    async def _judge(self, request: Request) -> Response:
+        files = await _files(request)
+        try:
+            futures = [self.station.submit(data, name, "request") for name, data in files]
+        except Full as error:
+            raise HTTPException(503 if self.station.closing else 429, str(error)) from error
+        try:
+            async with asyncio.timeout(SECONDS):
+                parts = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        except TimeoutError:
+            raise HTTPException(503, f"not judged within {SECONDS:.0f} s") from None
+        problem = parts[0].row["error"]
+        if problem and len(parts) == 1:
+            raise HTTPException(503 if problem == FAILED else 422, problem)
+        return JSONResponse({"parts": [_shown(part) for part in parts]})
+
+    async def _parts(self, request: Request) -> Response:
+        limit = request.query_params.get("limit", "60")
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 9):
+            raise HTTPException(400, "limit must be a number")
+        return JSONResponse({"parts": [_shown(part) for part in self.station.newest(int(limit))]})
+
+    async def _view(self, request: Request) -> Response:
+        part, view = self._part(request.path_params["id"]), request.path_params["view"]
+        return await run_in_threadpool(self._drawn, part, view)
+
+    def _part(self, id: object) -> Part:
+        part = self.station.get(str(id))
+        if part is None:
+            raise HTTPException(404, "there is no such part, or no longer")
+        return part
+
+    def _drawn(self, part: Part, view: str) -> Response:
+        found, data, scale = part.finding, part.data, self._scale
+        if found is None or not data or view not in VIEWS:
+            raise HTTPException(404, "there is no such picture, or no longer")
+        if view == "picture":
+            return self._browsable(data)
+        if view == "map":
+            grey = np.minimum(drawing.unit(found.anomaly_map / scale) * 256, 255)
+            return _png(grey.astype(np.uint8))
+        if view == "reconstruction":
+            return _png(found.reconstruction)
+        over = drawing.overlay(self.station.served.read(data, "it"), found.anomaly_map, scale)
+        return _png(drawing.frames(over, [(b.x, b.y, b.width, b.height) for b in found.boxes]))
+
+    def _browsable(self, data: bytes) -> Response:
+        kind = next((kind for start, kind in SHOWN.items() if data.startswith(start)), None)
+        return _image(data, kind) if kind else _png(self.station.served.read(data, "it"))
+
+    # What the station is
+
+    async def _model(self, request: Request) -> Response:
+        served = self.station.served
+        facts: dict[str, Any] = {name: getattr(served, name) for name in OF_MODEL}
+        facts |= {
+            "scale": self._scale,
+            "colours": drawing.colours(np.arange(256) / 256, 1).tolist(),
+        }
+        limits = {"bytes": guard.MOST_BYTES, "pixels": MOST_PIXELS, "files": MOST_FILES}
+        facts |= {"limits": limits | {"waiting": self.station.most_waiting}, "evaluation": None}
+        if served.reference:
+            scores = [(each["label"], each["score"]) for each in served.reference["pictures"]]
+            kinds = enumerate(("good", "defective"))
+            facts["evaluation"] = {
+                kind: [score for label, score in scores if label == which and score is not None]
+                for which, kind in kinds
+            }
+        return JSONResponse(facts)
+
+    async def _now(self, request: Request) -> Response:
+        return JSONResponse(self.state())
+
+    async def _healthz(self, request: Request) -> Response:
+        return JSONResponse({"alive": True})
+
+    async def _readyz(self, request: Request) -> Response:
+        state = self.state()
+        told = {key: state[key] for key in ("ready", "problems")}
+        return JSONResponse(told, 200 if state["ready"] else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        text = prometheus_client.generate_latest(self._registry)
+        return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    async def _file(self, request: Request) -> Response:
+        file = PAGE / (request.url.path.strip("/") or "index.html")
+        return FileResponse(file, headers={"cache-control": "no-cache"})
+
+    async def _events(self, request: Request) -> Response:
         if self._listening >= MOST_EVENTS:
             raise HTTPException(503, f"{MOST_EVENTS} pages listen already")
-        return StreamingResponse(self._events(), media_type="text/event-stream")
+        return StreamingResponse(self._stream(), media_type="text/event-stream")
 
-    async def _events(self) -> AsyncIterator[str]:
+    async def _stream(self) -> AsyncIterator[str]:
+        """Parts as they are judged, and the state when it changes."""
         loop, something, last, spoke = asyncio.get_running_loop(), asyncio.Event(), "", 0.0
-        news: collections.deque[Part] = collections.deque(maxlen=self.station.kept)
+        news: collections.deque[str] = collections.deque(maxlen=self.station.kept)
 
         def hear(part: Part) -> None:
-            news.append(part)
+            news.append(f"event: part\ndata: {json.dumps(_shown(part))}\n\n")
             loop.call_soon_threadsafe(something.set)
 
         self.station.listeners.append(hear)
         self._listening += 1
         try:
             while not self.closing:
-                state = json.dumps(self._state())
+                state = json.dumps(self.state())
                 if state != last or loop.time() > spoke + SILENCE:
                     yield ": \n\n" if state == last else f"event: state\ndata: {state}\n\n"
                     last, spoke = state, loop.time()
@@ -215,96 +219,68 @@ class App:
                     await asyncio.wait_for(something.wait(), TICK)
                 something.clear()
                 while news:
-                    yield f"event: part\ndata: {json.dumps(self._shown(news.popleft()))}\n\n"
+                    yield news.popleft()
         finally:
             self.station.listeners.remove(hear)
             self._listening -= 1
 
-    async def healthz(self, request: Request) -> Response:
-        """It runs."""
-        return JSONResponse({"alive": True})
-
-    async def readyz(self, request: Request) -> Response:
-        """Whether all is well, else what is not."""
-        state = self._state()
-        body = {key: state[key] for key in ("ready", "problems")}
-        return JSONResponse(body, 200 if state["ready"] else 503)
-
-    async def metrics(self, request: Request) -> Response:
-        """For Prometheus."""
-        text = prometheus_client.generate_latest(self._registry)
-        return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
-
-    def collect(self) -> Iterator[core.Metric]:
-        """What Prometheus is told besides the latency."""
-        state, station = self._state(), self.station
-        counts = core.CounterMetricFamily("diffad_parts", "By verdict.", labels=["verdict"])
-        for kind, count in state["counts"].items():
-            counts.add_metric([kind], count)
-        drift = core.GaugeMetricFamily("diffad_drift_p", "Of each test.", labels=["statistic"])
-        for name, p in (state["drift"] or {"p": {}})["p"].items():
-            drift.add_metric([name], float("nan") if p is None else p)
-        drifted = len(state["drift"]["drifted"]) if state["drift"] else 0
-        yield from (counts, drift)
-        for name, value in {
-            "diffad_waiting_pictures": station.waiting,
-            "diffad_drifted_statistics": drifted,
-            "diffad_problems": len(state["problems"]),
-        }.items():
-            yield core.GaugeMetricFamily(name, "Now.", value=value)
-
-    async def file(self, request: Request) -> Response:
-        """The page, its style and script; the description of all this."""
-        file = PAGE / (request.url.path.strip("/") or "index.html")
-        if not file.is_file():
-            raise HTTPException(404, "there is no such page")
-        return FileResponse(file, headers={"cache-control": "no-cache"})
-
     # What people say
 
-    async def threshold(self, request: Request) -> Response:
-        """Judge by another threshold."""
-        value = (await _json(request)).get("threshold")
+    async def _threshold(self, request: Request) -> Response:
+        value: Any = (await _json(request)).get("threshold")
         await run_in_threadpool(self.station.set_threshold, value, time.time())
-        return await self.state(request)
+        return JSONResponse(self.state())
 
-    async def correct(self, request: Request) -> Response:
-        """Keep what a person says of a part."""
+    async def _correct(self, request: Request) -> Response:
         said = await _json(request)
-        part, verdict = self._part(said.get("part")), said.get("verdict")
-        if verdict not in ("good", "defective") or not part.data or part.finding is None:
-            raise HTTPException(422, "a verdict is good or defective, of a picture that is kept")
-        mask = _mask(said.get("mask"), part.finding.anomaly_map.shape)
-        told = (part, verdict, mask, time.time())
-        entry = await run_in_threadpool(self._corrections.add, *told)
-        self._corrected = len(await run_in_threadpool(self._corrections.all))
-        return JSONResponse(entry)
+        part, url, mask = self._part(said.get("part")), said.get("mask"), None
+        if said.get("verdict") not in ("good", "defective"):
+            raise HTTPException(422, "the verdict must be good or defective")
+        if not part.data:
+            raise HTTPException(404, "its picture is no longer kept")
+        if url is not None:
+            mask = await run_in_threadpool(_mask, str(url), part)
+        add, now = self._corrections.add, time.time()
+        word = await run_in_threadpool(add, part, said["verdict"], mask, now)
+        self._corrected = len(await self._words())
+        return JSONResponse(word)
 
-    async def all_corrections(self, request: Request) -> Response:
-        """All that people have said."""
-        return JSONResponse({"corrections": await run_in_threadpool(self._corrections.all)})
+    async def _said(self, request: Request) -> Response:
+        return JSONResponse({"corrections": await self._words()})
 
-    async def corrected(self, request: Request) -> Response:
-        """The picture or the mask of a correction."""
-        entry, view = await self._entry(request), request.path_params["view"]
-        name = entry.get(view) if view in ("picture", "mask") else None
-        if not name:
+    async def _corrected_view(self, request: Request) -> Response:
+        word, view = await self._word(request), request.path_params["view"]
+        name = word[view] if view in ("picture", "mask") else None
+        if name is None:
             raise HTTPException(404, "there is no such picture")
         data = await run_in_threadpool((self.station.folder / name).read_bytes)
         return await run_in_threadpool(self._browsable, data)
 
-    async def withdraw(self, request: Request) -> Response:
-        """Forget a correction."""
-        entry = await self._entry(request)
-        await run_in_threadpool(self._corrections.withdraw, entry["id"])
-        self._corrected = len(await run_in_threadpool(self._corrections.all))
-        return JSONResponse({"withdrawn": entry["id"]})
+    async def _withdraw(self, request: Request) -> Response:
+        word = await self._word(request)
+        await run_in_threadpool(self._corrections.withdraw, word["id"])
+        self._corrected = len(await self._words())
+        return JSONResponse({"withdrawn": word["id"]})
 
-    async def _entry(self, request: Request) -> dict[str, Any]:
-        for entry in await run_in_threadpool(self._corrections.all):
-            if entry["id"] == request.path_params["id"]:
-                return entry
-        raise HTTPException(404, "there is no such correction")
+    async def _words(self) -> list[dict[str, Any]]:
+        return await run_in_threadpool(self._corrections.all)
+
+    async def _word(self, request: Request) -> dict[str, Any]:
+        id = request.path_params["id"]
+        word = next((word for word in await self._words() if word["id"] == id), None)
+        if word is None:
+            raise HTTPException(404, "there is no such correction")
+        return word
+
+
+def _shown(part: Part) -> dict[str, Any]:
+    """A part as JSON."""
+    row, problem = part.row, part.row["error"]
+    facts: dict[str, Any] = {"id": part.id, "time": part.time, "name": printable(part.name)}
+    facts |= {view: f"/parts/{part.id}/{view}" if part.finding else None for view in VIEWS}
+    facts |= {"source": part.source, "milliseconds": round(part.milliseconds, 1)}
+    facts |= {"boxes": row["boxes"] or [], "error": problem and guard.public(printable(problem))}
+    return facts | {key: row[key] for key in OF_ROW}
 
 
 async def _files(request: Request) -> list[tuple[str, bytes]]:
@@ -321,6 +297,7 @@ async def _files(request: Request) -> list[tuple[str, bytes]]:
             raise HTTPException(400, error.message) from error
         uploads = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
         files = [(each.filename, await each.read()) for each in uploads]
+        await form.close()
     else:
         raise HTTPException(415, "send a picture (image/*), or a form with several")
     if not files or not all(data for _, data in files):
@@ -333,38 +310,32 @@ async def _files(request: Request) -> list[tuple[str, bytes]]:
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    try:
+    said = None
+    with contextlib.suppress(ValueError, RecursionError):
         said = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        said = None
     if not isinstance(said, dict):
         raise HTTPException(400, "the body must be a JSON object")
     return said
 
 
-def _mask(url: object, shape: tuple[int, ...]) -> np.ndarray | None:
-    """u8[h,w], 255 where a person has painted, of a PNG in a data: URL."""
-    if url is None:
-        return None
+def _mask(url: str, part: Part) -> np.ndarray:
+    """u8[h,w], 255 where a person has painted: a PNG in a data URL."""
     try:
-        data = base64.b64decode(str(url).removeprefix("data:image/png;base64,"), validate=True)
+        data = base64.b64decode(url.removeprefix("data:image/png;base64,"), validate=True)
     except binascii.Error as error:
         raise UserError("the mask must be a data:image/png;base64 URL") from error
-    mask = decode_mask(pathlib.PurePath("the mask"), data, shape[0] * shape[1])[..., 0]
-    if mask.shape != shape:
-        raise UserError(f"the mask is {mask.shape}, its picture {shape}")
-    return 255 * mask
+    most = (part.row["width"] or 0) * (part.row["height"] or 0)
+    return 255 * decode_mask(pathlib.PurePath("the mask"), data, most)[..., 0]
 
 
 def _png(array: np.ndarray) -> Response:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "png", compress_level=1)
+    Image.fromarray(array).save(buffer := io.BytesIO(), "png", compress_level=1)
     return _image(buffer.getvalue(), "png")
 
 
 def _image(data: bytes, kind: str) -> Response:
-    kept = {"cache-control": "private, max-age=3600, immutable"}  # an id is of one picture
-    return Response(data, media_type=f"image/{kind}", headers=kept)
+    headers = {"cache-control": "private, max-age=3600, immutable"}  # an id is of one picture
+    return Response(data, media_type=f"image/{kind}", headers=headers)
 
 
 async def _told(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -16,10 +16,10 @@ from diffad_jax.exporting import image_files, infer
 from diffad_jax.scoring.threshold import read
 from input_pipeline.decoding.pictures import MAX_PIXELS, decode_rgb
 
-BATCH = 8  # pictures judged at a time, where a bundle does not say
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
+@runtime_checkable
 class Finding(Protocol):
     """What a model makes of a picture: `predicting.results.Prediction`, or `infer.Result`."""
 
@@ -33,39 +33,28 @@ class Finding(Protocol):
 class Served:
     """A model, and what it is.
 
-    kind: "bundle" or "run". size: px of the square that it sees. step: of training. program: the
-      version of this program that made it. precision: of its convolutions.
-    threshold, pixel_threshold, slope: found by its evaluation; None: there is none.
-    rule: how the threshold was found, and on how many pictures.
-    batch_size: pictures judged at a time.
-    reference: what its reference.json says; None: there is none.
-    needed: files without which it cannot be started again.
-    judge: findings of u8[h,w,3] pictures, to the last bit those of `--mode predict` in whole
-      batches: a bundle's do not depend on the batch, and a run's batches are filled up.
+    judge: the findings of pictures, to the last bit those of `--mode predict` in whole batches,
+    with whatever others they come: a bundle's do not depend on the batch, a run's is filled up.
     """
 
-    kind: str
+    kind: str  # "bundle" or "run"
     category: str
-    size: int
+    size: int  # px of the square that it sees
     step: int | None
-    program: str
+    program: str  # version of this program that made it
     precision: str
-    threshold: float | None
+    threshold: float | None  # these three are its evaluation's
     pixel_threshold: float | None
     slope: float | None
-    rule: str | None
+    rule: str | None  # how the threshold was found
     batch_size: int
-    reference: dict[str, list] | None
-    needed: tuple[epath.Path, ...]
+    reference: dict[str, list] | None  # reference.json
+    needed: tuple[epath.Path | pathlib.Path, ...]  # files without which it cannot be started again
     resizing: tuple[str, str]  # data.resize, data.fit
     judge: Callable[[list[Picture]], Sequence[Finding]]
 
     def read(self, data: bytes, name: str, most: int = MAX_PIXELS) -> Picture:
-        """A picture file's content decoded, as prediction does.
-
-        Raises:
-          UserError: it is no whole picture, or has more than `most` pixels.
-        """
+        """A file's content decoded as prediction does; UserError: no picture of <= `most` px."""
         return decode_rgb(pathlib.PurePath(name), data, most)
 
     def square(self, picture: Picture) -> UInt8[np.ndarray, "s s 3"]:
@@ -74,7 +63,7 @@ class Served:
 
 
 def opened(place: str, threshold: float | None = None) -> Served:
-    """The model of a bundle, which needs no JAX, or of a run; it is ready to judge at once.
+    """The model of a bundle (without JAX) or of a run, ready to judge at once.
 
     Args:
       place: its folder.
@@ -83,8 +72,8 @@ def opened(place: str, threshold: float | None = None) -> Served:
     Raises:
       UserError: neither, or one that cannot be used.
     """
-    bundle = (epath.Path(place) / "bundle.json").exists()
-    served = (_bundle if bundle else _run)(epath.Path(place), threshold)
+    folder = epath.Path(place).expanduser()
+    served = (_bundle if (folder / "bundle.json").exists() else _run)(folder, threshold)
     served.judge([np.zeros((served.size, served.size, 3), np.uint8)])  # compiled now, not later
     return served
 
@@ -97,7 +86,7 @@ def _bundle(folder: epath.Path, threshold: float | None) -> Served:
         raise UserError(str(error)) from error
     facts = json.loads((folder / "bundle.json").read_text())
     found, picture, config = facts["thresholds"], facts["picture"], facts.get("config", {})
-    batch = config.get("evaluate", {}).get("batch_size", BATCH)
+    batch = config.get("evaluate", {}).get("batch_size", 8)
     return Served(
         kind="bundle",
         category=facts["category"],
@@ -108,7 +97,7 @@ def _bundle(folder: epath.Path, threshold: float | None) -> Served:
         threshold=found.get("image"),
         pixel_threshold=pixel,
         slope=found.get("slope"),
-        rule=_rule(found.get("source"), found.get("pictures")),
+        rule=found.get("source"),
         batch_size=batch,
         reference=_reference(folder),
         needed=(folder / "bundle.json", folder / "model.onnx"),
@@ -131,20 +120,16 @@ def _run(folder: epath.Path, threshold: float | None) -> Served:
         step=model.step,
         program=diffad_jax.__version__,
         precision=config.model.compute_dtype,
-        threshold=None if found is None else found.image,
+        threshold=found.image if found else None,
         pixel_threshold=model.pixel_threshold,
         slope=model.slope,
-        rule=None if found is None else _rule(found.source, found.pictures),
+        rule=found.source if found else None,
         batch_size=config.evaluate.batch_size,
         reference=_reference(folder / "eval" / str(model.step)),
         needed=(folder / "config.json",),
         resizing=(config.data.resize, config.data.fit),
-        judge=lambda pictures: list(model.stream(pictures)),  # all batches filled up: same bits
+        judge=lambda pictures: list(model.stream(pictures)),
     )
-
-
-def _rule(source: str | None, pictures: int | None) -> str | None:
-    return f"{source}, found on {pictures} pictures" if source else None
 
 
 def _reference(folder: epath.Path) -> dict[str, list] | None:
