@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffad_jax.reporting import html
 from tests.support import folders
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -277,6 +278,17 @@ def test_the_overlay_is_that_of_the_report(shared, visit):
     page.keyboard.press("u")
 
 
+def test_problems_and_drift_are_told(shared, visit):
+    page = visit(shared.url)
+    page.evaluate(
+        """state = {...state, ready: false, problems: {output: "disk full"}, drift:
+        {parts: 200, window: 200, since: 1e9, drifted: ["brightness"], p: {}}}; draw()"""
+    )
+    text(page, "#notices p:nth-child(1)", "output: disk full")
+    drift = "^Drift since 09/09/2001, .*: of the parts judged good, the brightness no longer fits"
+    text(page, "#notices p:nth-child(2)", re.compile(drift))
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_width_and_scheme(shared, visit, width, scheme):
@@ -285,6 +297,8 @@ def test_every_width_and_scheme(shared, visit, width, scheme):
     page = visit(shared.link, **options)
     text(page, "#verdict", "defective")
     page.keyboard.press("b")
+    unnamed = "[...document.querySelectorAll('input')].filter((e) => !e.labels[0] && !e.ariaLabel)"
+    assert page.evaluate(f"{unnamed}.map((e) => e.id)") == []
     for view in ("#to-parts", "#to-corrections"):
         page.click(view)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -306,6 +320,8 @@ def test_the_page_stays_small_and_needs_nothing_inline():
         r"<style|style=|\son\w+=|<script(?! src=\"page.js\" defer>)", page["index.html"]
     )
     assert "innerHTML" not in page["page.js"] and "http:" not in page["page.js"]
+    colours = [re.findall(r"--\w+: #\w+", each) for each in (page["page.css"], html.STYLE)]
+    assert len(colours[0]) == 16 and set(colours[0]) <= set(colours[1])
     ids = re.findall(r' id="([^"]+)"', page["index.html"])
     assert len(ids) == len(set(ids))
     used = set(re.findall(r'\$\("([^"]+)"\)', page["page.js"]))
