@@ -218,6 +218,7 @@ def test_threshold_and_corrections_survive_a_restart(tmp_path, visit, browser):
         page.click("#words li:nth-child(1) button")
         text(page, "#corrected", "1")
         assert len((tmp_path / "corrections.jsonl").read_text().splitlines()) == 3
+        page.close()
 
 
 def test_keys_brush_and_undo(shared, visit):

@@ -63,8 +63,7 @@ async function load() {
   const pen = $("scale").getContext("2d"), row = pen.createImageData(256, 1);
   model.colours.forEach((colour, i) => row.data.set([...colour, 255], 4 * i));
   pen.putImageData(row, 0, 0);
-  const middle = model.pixel_threshold; // null: there is none
-  write("middle", middle ? `threshold of pixels ${number(middle)}` : "");
+  write("middle", `threshold of pixels ${number(model.pixel_threshold)}`);
   write("most", number(model.scale));
   draw();
 }
@@ -72,8 +71,11 @@ const add = (one) => {
   parts = [one, ...parts.filter((other) => other.id !== one.id)].slice(0, LIMIT); };
 function listen() {
   const events = new EventSource("events");
-  const hear = (kind, work) => events.addEventListener(kind, act(work));
-  hear("open", async () => { await load(); write("live", "live", "on"); });
+  const hear = (kind, work) => events.addEventListener(kind, act(work), {once: kind === "error"});
+  hear("open", async () => {
+    await load().catch(() => events.dispatchEvent(new Event("error")));
+    if (events.readyState === EventSource.OPEN) write("live", "live", "on");
+  });
   hear("part", ({data}) => { fresh.push(JSON.parse(data)); add(fresh.at(-1)); draw(); });
   hear("state", async ({data}) => {
     state = JSON.parse(data);
@@ -82,7 +84,7 @@ function listen() {
   });
   hear("error", async () => {
     write("live", "not connected, trying again", "");
-    if (events.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
+    events.close();
     setTimeout(listen, 3000);
     await ask("state"); // says why
   });
@@ -150,7 +152,7 @@ async function drawPicture(one) {
   const loaded = async (kind) => {
     const about = {id: kind, src: one[kind] ?? "data:,", alt: plain(`${kind} of ${one.name}`)};
     const image = make("img", [], "", {...about, hidden: !one[kind]});
-    if (one[kind]) await image.decode().catch(() => { throw Error("This part is not kept."); });
+    if (one[kind]) await image.decode().catch(() => { image.hidden = true; });
     return image;
   };
   try {
@@ -159,8 +161,9 @@ async function drawPicture(one) {
     if (drawn !== one.id) return; // another one is shown by now
     $("picture").replaceWith(image);
     $("reconstruction").replaceWith(repaint);
-    $("overlay").hidden = $("mask").hidden = !one.map;
-    if (one.map) drawMap(image, map, one.boxes);
+    $("overlay").hidden = $("mask").hidden = image.hidden || map.hidden;
+    if (!$("mask").hidden) drawMap(image, map, one.boxes);
+    else if (!one.error) tell("The pictures of this part are no longer kept.", "wrong");
   } finally {
     if (drawn === one.id) [loading, shown] = [false, Date.now()];
     draw();
