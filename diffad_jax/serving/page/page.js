@@ -138,14 +138,14 @@ function drawList() {
 }
 function drawPart() {
   for (const id of ["good", "defective", "brush"]) $(id).disabled = !part?.map;
-  if (!part) return;
+  if (part && drawn !== part.id) act(drawPicture)(part);
+  if (!part || loading) return; // the words come with the picture
   write("verdict", called(part), `is-${called(part)}`);
   write("name", part.name);
   const facts = [`score ${number(part.score)}`, `threshold ${number(threshold())}`,
     tried === null && part.confidence !== null && `confidence ${part.confidence.toFixed(2)}`,
     clock(part.time), note(part)];
   write("facts", part.error ?? facts.filter(Boolean).join(" · "));
-  if (drawn !== part.id) act(drawPicture)(part);
 }
 async function drawPicture(one) {
   [drawn, loading, strokes, marked] = [one.id, true, [], null];
