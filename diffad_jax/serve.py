@@ -19,15 +19,18 @@ import pathlib
 import secrets
 import signal
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from configs.errors import UserError
 from diffad_jax.runs import lock
+from diffad_jax.scoring import appearance
 
 try:
     import python_multipart  # noqa: F401 - Starlette asks for it when a form comes
     import uvicorn
 
-    from diffad_jax.serving import app, corrections, guard, models, station
+    from diffad_jax.serving import app, corrections, drift, guard, models, station
 except ModuleNotFoundError as missing:
     missed = (missing.name or "").partition(".")[0]
     raise UserError(f"{missed} is not installed: pip install 'diffad_jax[serve]'") from missing
@@ -72,9 +75,11 @@ def run(
         stack.enter_context(lock.Hold(place))
         listening = stack.enter_context(_bound(host, port))
         served = models.opened(model, threshold)
+        senders = _senders(stack, webhook, mqtt)  # they end last
         line = station.Station(served, folder=place, threshold=threshold)
         stack.callback(line.close)
-        _connect(stack, line, watch, webhook, mqtt)
+        line.listeners += senders
+        _look(stack, line, watch)
         named = pathlib.Path(watch).absolute().name if watch else None
         service = app.App(line, corrections.Corrections(place), named)
         port, secret = listening.getsockname()[1], token or secrets.token_urlsafe(16)
@@ -88,32 +93,30 @@ def run(
         server.run([listening])
 
 
-def _connect(
-    stack: contextlib.ExitStack,
-    line: station.Station,
-    watch: str | None,
-    webhook: str | None,
-    mqtt: str | None,
-) -> None:
-    """Start what a station has besides HTTP, loading no more than that."""
-    if line.served.reference:
-        from diffad_jax.scoring import appearance
-        from diffad_jax.serving import drift
+def _senders(
+    stack: contextlib.ExitStack, webhook: str | None, mqtt: str | None
+) -> list[Callable[[station.Part], Any]]:
+    """What hears of every part elsewhere; nothing is loaded that nobody wants."""
+    if not (webhook or mqtt):
+        return []
+    from diffad_jax.serving import sending
 
+    given = ((webhook, sending.Webhook), (mqtt, sending.Mqtt))
+    senders = [kind(address) for address, kind in given if address]
+    for sender in senders:
+        stack.callback(sender.close)
+    return list(senders)
+
+
+def _look(stack: contextlib.ExitStack, line: station.Station, watch: str | None) -> None:
+    """Look for drift, and into the folder."""
+    if line.served.reference:
         pictures = line.served.reference["pictures"]
         line.drift = drift.Drift(appearance.of_good(pictures, line.threshold))
-    if webhook or mqtt:
-        from diffad_jax.serving import sending
-
-        for given, kind in ((webhook, sending.Webhook), (mqtt, sending.Mqtt)):
-            if given:
-                sender = kind(given)
-                stack.callback(sender.close)
-                line.listeners.append(sender)
     if watch:
         from diffad_jax.serving import watching
 
-        watcher = watching.Watcher(line, pathlib.Path(watch), line.folder)
+        watcher = watching.Watcher(line, pathlib.Path(watch).expanduser(), line.folder)
         watcher.start()
         stack.callback(watcher.stop)
 

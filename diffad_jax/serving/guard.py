@@ -154,6 +154,6 @@ class Connection(h11_impl.H11Protocol):
         if self.conn.our_state is h11.IDLE and not self.transport.is_closing():
             answer = error(status, line, connection="close", **HEADERS)
             head = h11.Response(status_code=status, headers=answer.raw_headers)
-            for event in (head, h11.Data(data=answer.body), h11.EndOfMessage()):
+            for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
                 self.transport.write(bytes(self.conn.send(event) or b""))
         self.transport.close()
