@@ -11,7 +11,7 @@ from configs.rules import threshold_rule
 from configs.schema import Config
 from diffad_jax.reporting import grid, page, tables
 from diffad_jax.runs import folder, pictures, sharding
-from diffad_jax.scoring import metrics, reconstruction, results, scorer, threshold
+from diffad_jax.scoring import appearance, metrics, reconstruction, results, scorer, threshold
 from diffad_jax.scoring.identity import identify
 from diffad_jax.scoring.pixel_sketch import Pixels
 from diffad_jax.scoring.ranking import Ranking, rank_pixels
@@ -139,7 +139,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Judge the pictures that are `shown`, find the threshold, write all of it.
 
-    WORKDIR/eval/STEP gets metrics.json, scores.csv, grid.png and report.html;
+    WORKDIR/eval/STEP gets metrics.json, scores.csv, reference.json, grid.png and report.html;
     WORKDIR/threshold.json the threshold. The held-out pictures are judged where the threshold is
     theirs (`by_held_out`).
 
@@ -236,6 +236,7 @@ def write(workdir: epath.PathLike, evaluation: results.Evaluation, config: Confi
         threshold.write(workdir, evaluation.threshold)
     tables.write_metrics(target / "metrics.json", evaluation.values, evaluation.identity)
     tables.write_scores(target / "scores.csv", evaluation)
+    tables.write_reference(target / appearance.FILE, evaluation.judged)
     grid.write(target / "grid.png", evaluation, config.evaluate.grid_rows)
     page.write(target / "report.html", evaluation, config)
     numbers = tables.summary(evaluation.values), tables.repainting(evaluation.values)

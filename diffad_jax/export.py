@@ -10,6 +10,7 @@ BUNDLE holds
     image_files.py   what it reads pictures with
     bundle.json      thresholds, the evaluation they come from, measures by JAX and by this model,
                      the largest differences, time for a picture, versions, checksums
+    reference.json   scores and looks of the evaluation's pictures: what drift is told from
     model.stablehlo  the same step for JAX (`jax.export`), any batch, CPU, CUDA and TPU
     README.md        how to use it
 
@@ -40,7 +41,9 @@ from diffad_jax import evaluate
 from diffad_jax.exporting import bundle, onnx_model, runtime, stablehlo
 from diffad_jax.models import torch_file, torch_weights
 from diffad_jax.predicting import loading
+from diffad_jax.reporting import tables
 from diffad_jax.runs import pictures
+from diffad_jax.scoring import appearance
 from diffad_jax.scoring.results import Evaluation
 from diffad_jax.scoring.scorer import Scorer
 from diffad_jax.scoring.threshold import Threshold
@@ -150,6 +153,7 @@ def _write(
         used = measured.threshold
         facts = bundle.describe(model.config, reference.identity, used, precision)
     bundle.set_thresholds(folder / bundle.GRAPH, used)
+    tables.write_reference(folder / appearance.FILE, measured.judged)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     facts |= bundle.origin(datetime.date.today(), versions)
     facts["metrics"] = {"jax": bundle.numbers(reference), "exported": bundle.numbers(measured)}

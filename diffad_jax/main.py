@@ -50,6 +50,8 @@ def call(mode: str) -> int:
 
         compare.run([FLAGS.workdir], FLAGS.output)
         return 0
+    if mode == "serve":
+        return _serve()
     if mode == "predict" and FLAGS.model:
         if not os.path.isfile(os.path.join(FLAGS.model, "bundle.json")):
             raise UserError(f"{FLAGS.model} holds no exported model: it has no bundle.json")
@@ -111,6 +113,15 @@ def _predict(config: schema.Config | None) -> int:
         overrides=None if config is None else config_flags.get_override_values(FLAGS["config"]),
     )
     return predict.UNREADABLE if unreadable else 0
+
+
+def _serve() -> int:
+    """Serve until told to stop."""
+    from diffad_jax import serve
+
+    names = ("host", "port", "token", "watch", "output", "webhook", "mqtt", "threshold")
+    serve.run(FLAGS.model, **{name: getattr(FLAGS, name) for name in names})
+    return 0
 
 
 def _export() -> int:

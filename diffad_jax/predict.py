@@ -50,8 +50,6 @@ depend on other pictures, and is what `--mode evaluate` gives for it (to the las
 the same size; pictures that are fewer than `evaluate.batch_size` go in smaller ones).
 """
 
-import dataclasses
-import io
 import logging
 import os
 import pathlib
@@ -60,17 +58,16 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
 from configs.errors import UserError
 from configs.schema import Config
-from diffad_jax.predicting.files import MARK, Source, find
+from diffad_jax.predicting import writing
+from diffad_jax.predicting.files import Source, find
 from diffad_jax.predicting.loading import check_threshold, load
 from diffad_jax.predicting.predictor import Predictor
-from diffad_jax.predicting.results import COLUMNS, Prediction, Tables
-from diffad_jax.reporting import drawing
-from diffad_jax.runs import files, lock
+from diffad_jax.predicting.results import Prediction, Tables
+from diffad_jax.runs import lock
 from input_pipeline.decoding.pictures import decode_rgb
 from input_pipeline.folders import listing
 
@@ -170,42 +167,8 @@ def _write(
     model: Predictor,
 ) -> dict[str, Any]:
     """Write a picture's files; returns its line of the tables."""
-    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"picture": source.name}
     if isinstance(result, UserError) or picture is None:
-        return row | {"error": str(result)}
-    kind = model.config.predict.maps
-    anomaly_map, overlay = f"maps/{source.output(f'.{kind}')}", f"overlays/{source.output('.png')}"
-    files.write(epath.Path(target / anomaly_map), _encoded(result.anomaly_map, kind))
-    corners = [(box.x, box.y, box.width, box.height) for box in result.boxes]
-    scale = drawing.full_scale(model.pixel_threshold)
-    drawn = drawing.frames(drawing.overlay(picture, result.anomaly_map, scale), corners)
-    files.write(epath.Path(target / overlay), _png(drawn))
-    verdict = None if result.defective is None else ("good", "defective")[result.defective]
-    return row | {
-        "score": result.score,
-        "threshold": model.threshold,
-        "confidence": result.confidence,
-        "verdict": verdict,
-        "width": picture.shape[1],
-        "height": picture.shape[0],
-        "boxes": [dataclasses.asdict(box) for box in result.boxes],
-        "map": anomaly_map,
-        "overlay": overlay,
-    }
-
-
-def _encoded(anomaly_map: np.ndarray, kind: str) -> bytes:
-    """A map in [0, 1] as 16-bit PNG (65535 is 1), or as float32 .npy."""
-    if kind == "png":
-        return _png(np.round(anomaly_map * 65535.0).astype(np.uint16))
-    buffer = io.BytesIO()
-    np.save(buffer, anomaly_map)
-    return buffer.getvalue()
-
-
-def _png(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    mark = PngImagePlugin.PngInfo()
-    mark.add_text(*MARK)
-    Image.fromarray(array).save(buffer, "png", pnginfo=mark)
-    return buffer.getvalue()
+        return writing.unreadable(source.name, str(result))
+    kind, scale = model.config.predict.maps, model.pixel_threshold
+    row = writing.judged(source.name, result, model.threshold, result.confidence)
+    return row | writing.write_maps(target, source, picture, result, scale, kind)

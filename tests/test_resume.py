@@ -113,7 +113,7 @@ def test_killed_and_stopped_runs_end_alike(place, whole):
         np.testing.assert_array_equal(left, right)
     assert lines(work) == lines(whole[0])
     for step in (7, 14, 16):
-        for name in ("metrics.json", "scores.csv", "grid.png", "report.html"):
+        for name in ("metrics.json", "scores.csv", "reference.json", "grid.png", "report.html"):
             file = f"eval/{step}/{name}"
             assert (work / file).read_bytes() == (whole[0] / file).read_bytes(), file
 

@@ -164,7 +164,7 @@ def test_a_whole_run(toy, data, tmp_path, monkeypatch, caplog):
     assert {key: rows[-1][key] for key in final} == pytest.approx(final)
     assert written["image_auroc"] == final["image_auroc"]
     assert {p.name for p in (tmp_path / "eval/7").iterdir()} == {
-        *("metrics.json", "scores.csv", "grid.png", "report.html")
+        *("metrics.json", "scores.csv", "reference.json", "grid.png", "report.html")
     }
     assert json.loads((tmp_path / "config.json").read_text())["train"]["batch_size"] == 8
     board = scalars_and_pictures(tmp_path)

@@ -73,6 +73,16 @@ TABLE = {
         "category=all of any",
         absl_flags.DEFINE_boolean,
     ),
+    "host": Flag(
+        "ADDRESS", "where it listens; 0.0.0.0: for other machines too", default="127.0.0.1"
+    ),
+    "port": Flag("N", "where it listens; 0: any free one", _from_zero, 8000),
+    "token": Flag(
+        "TEXT", "what each request needs; default: one is made for what changes something"
+    ),
+    "watch": Flag("DIR", "a folder whose pictures are judged as they come"),
+    "webhook": Flag("URL", "where each result is posted as JSON"),
+    "mqtt": Flag("mqtt://HOST:PORT/TOPIC", "where each result is published as JSON"),
     "coordinator": Flag("HOST:PORT", "address of process 0 of a job of several processes"),
     "num_processes": Flag("N", "number of processes in the job; 1 disables multi-host", _count),
     "process_id": Flag("I", "index of this process, from 0", _from_zero),
@@ -160,6 +170,18 @@ MODES = {
             "--workdir runs/screw --output screw_int8 --precision=int8",
             "--workdir runs/screw --output params-last.pt --format=torch",
         ),
+    ),
+    "serve": Mode(
+        "a station: judge pictures that come by HTTP or in a folder, with a page in the browser",
+        ("model",),
+        ("watch", "output", "threshold", "host", "port", "token", "webhook", "mqtt"),
+        {
+            "model": "what --mode export wrote, which needs no JAX, or a run's folder",
+            "output": "the station's folder; default: MODEL-station",
+            "threshold": "the lowest score of a defective picture; default: as set on the page, "
+            "else what --mode evaluate found",
+        },
+        examples=("--model screw_model", "--model screw_model --watch camera --port 8080"),
     ),
     "compare": Mode(
         "one table of several runs: Markdown, LaTeX, CSV, HTML",

@@ -32,15 +32,19 @@ class Refused(Exception):
 
 
 def read_picture(picture: Any) -> np.ndarray:
-    """u8[h,w,3] of a file, upright and without transparency, or of an array. Raises Refused."""
+    """u8[h,w,3] of a file (its path, or what is in it: bytes), upright and without transparency,
+    or of an array. Raises Refused.
+    """
     array = picture
-    if isinstance(picture, (str, os.PathLike)):
+    if isinstance(picture, (bytes, str, os.PathLike)):
         try:
-            levels, white = _decoded(pathlib.Path(picture))
+            data = picture if isinstance(picture, bytes) else _whole(pathlib.Path(picture))
+            levels, white = _decoded(data)
         except Exception as error:  # decoders raise many kinds for a damaged file
             told = getattr(error, "strerror", None) or " ".join(str(error).split())
             told = told or type(error).__name__
-            raise Refused(f"{picture} cannot be read as a picture: {told}") from error
+            name = "this" if isinstance(picture, bytes) else os.fspath(picture)
+            raise Refused(f"{name} cannot be read as a picture: {told}") from error
         array = levels if white == 255 else np.round(levels * np.float32(255 / white))
         array = array.astype(np.uint8)
     array = np.asarray(array)
@@ -51,11 +55,15 @@ def read_picture(picture: Any) -> np.ndarray:
     return np.repeat(levels, 3 // levels.shape[2], axis=2)
 
 
-def _decoded(path: pathlib.Path) -> tuple[np.ndarray, int]:
-    """Levels [h,w] or [h,w,3] of a file, and that of white."""
+def _whole(path: pathlib.Path) -> bytes:
+    """What is in a file."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise Refused("it is a pipe, a socket or a device, no file")
-    data = path.read_bytes()
+    return path.read_bytes()
+
+
+def _decoded(data: bytes) -> tuple[np.ndarray, int]:
+    """Levels [h,w] or [h,w,3] of a file, and that of white."""
     opener = next((one for start, one in _OPENERS.items() if data.startswith(start)), None)
     if opener is None:
         raise Refused("it is no PNG, JPEG, BMP, TIFF or WebP file" if data else "it is empty")

@@ -7,7 +7,7 @@ with --output, of DIR/predictions.csv and .jsonl, and with --maps DIR/maps/NAME.
 anomaly = value / 65535). Exit status: 0 all pictures were read, 1 nothing to do or wrong use, 3
 some could not be read (their lines say why), 130 Ctrl-C. In Python:
 
-    result = infer.Model()("picture.png")  # or u8[h,w,3], grey u8[h,w], or a list of any of these
+    result = infer.Model()("picture.png")  # or its bytes, u8[h,w,3], grey u8[h,w], or a list of any
 """
 
 import argparse

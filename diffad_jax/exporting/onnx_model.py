@@ -17,6 +17,7 @@ from diffad_jax.method import diffusion, train_state
 from diffad_jax.scoring.scorer import Scorer
 
 OUTPUTS = ("score", "verdict", "anomaly_map", "reconstruction", "pixel_mask")
+ALIGNED = 16  # float32 of a cache line
 
 
 def write(model: Scorer, half: bool = False) -> onnx.ModelProto:
@@ -93,13 +94,23 @@ class _Method:
             graph.add("ReduceMean", each, axis, keepdims=0)
             for each in (anomaly_map, reconstruction)
         ]
-        flat = graph.shaped(mean[0], -1, size * size)
-        top = graph.constant([self._config.evaluate.top_pixels], np.int64)
-        largest, _ = graph.add("TopK", flat, top, outputs=2, axis=-1)
-        last = graph.constant([-1], np.int64)
-        score = graph.add("ReduceMean", largest, last, keepdims=0)
         reconstruction = graph.add("Transpose", mean[1], perm=[0, 2, 3, 1])
-        return score, graph.shaped(mean[0], -1, size, size), reconstruction
+        return self._score(mean[0]), graph.shaped(mean[0], -1, size, size), reconstruction
+
+    def _score(self, anomaly_map: str) -> str:
+        """f32[n] of a map f32[n, 1, s, s], as `judging.image_score`.
+
+        Values are added up in an order that depends on where in memory the first of them lies. With
+        zeros up to a whole cache line that is the same for all pictures of a batch, and a score has
+        the same bits wherever in a batch of any size its picture is.
+        """
+        graph, count = self._graph, self._config.evaluate.top_pixels
+        flat = graph.shaped(anomaly_map, -1, self._config.model.image_size**2)
+        largest, _ = graph.add("TopK", flat, graph.constant([count], np.int64), outputs=2, axis=-1)
+        padding = graph.constant([0, 0, 0, -count % ALIGNED], np.int64)
+        largest = graph.add("Pad", largest, padding, graph.constant(0))
+        total = graph.add("ReduceSum", largest, graph.constant([-1], np.int64), keepdims=0)
+        return graph.add("Div", total, graph.constant(count))
 
     def _repaint(self, x: str, noise: str) -> str:
         """The guided reconstruction f32[k, n, 3, s, s], in the networks' range.

@@ -81,18 +81,39 @@ def find(pattern: str | os.PathLike) -> list[Source]:
     else:
         where = " (input is read from local folders only)" if "://" in text else ""
         raise UserError(f"no such file or folder: {text}{where}")
+    sources = _named(base, found)
+    if all(source.left_out for source in sources):
+        missed = listing.told([(s.path, s.left_out) for s in sources])
+        raise UserError(
+            f"no pictures: {text} has no file in {' '.join(EXTENSIONS)}"
+            + (f"; left out: {missed}" if missed else "")
+        )
+    return sources
+
+
+def within(folder: pathlib.Path, file: pathlib.Path | None = None) -> list[Source]:
+    """As `find` of a folder, but nothing is an error: no folder, or no pictures, give none.
+
+    Args:
+      folder: with all below it.
+      file: if given, of this file in it alone.
+    """
+    found = listing.Listing()
+    if file is None:
+        found = listing.walk(folder, recursive=True)
+    elif not any(map(listing.is_junk, file.relative_to(folder).parts)):
+        found.add(file)
+    return _named(os.fspath(folder), found)
+
+
+def _named(base: str, found: listing.Listing) -> list[Source]:
+    """What was found below a folder, without what a prediction wrote; sorted by name."""
     base = os.path.abspath(base)
     sources = {
         source.name: source
         for path, left_out in [*((path, "") for path in found.pictures), *found.left_out]
         if not _is_result(source := _source(base, path, left_out))
     }
-    if all(source.left_out for source in sources.values()):
-        missed = listing.told([(s.path, s.left_out) for s in sources.values()])
-        raise UserError(
-            f"no pictures: {text} has no file in {' '.join(EXTENSIONS)}"
-            + (f"; left out: {missed}" if missed else "")
-        )
     return sorted(sources.values())
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 import shutil
@@ -27,6 +28,10 @@ COLUMNS = (
     "overlay",
     "error",
 )
+HEADER = ",".join(COLUMNS) + "\n"  # of predictions.csv
+# How both are encoded. A file name on disk need not be valid Unicode; its odd bytes are then shown
+# in predictions.csv, and come back when predictions.jsonl is read.
+TEXT: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +94,22 @@ def find_boxes(anomaly_map: Float32[np.ndarray, "h w"], threshold: float | None)
     return tuple(sorted(boxes, key=lambda box: (-box.peak, box.y, box.x)))
 
 
+def csv_line(row: dict[str, Any]) -> str:
+    """A line of predictions.csv: `COLUMNS` as keys, boxes as dicts; None where there is no value.
+
+    Other keys have no part in it.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writerow(row | {"boxes": None if row["error"] else len(row["boxes"])})
+    return text.getvalue()
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """A line of predictions.jsonl, with all keys."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 class Tables:
     """predictions.csv and predictions.jsonl of an output folder: a line a picture, in order.
 
@@ -110,20 +131,16 @@ class Tables:
         self.folder.mkdir()
         files = []
         for name in TABLES:
-            # A file name on disk need not be valid Unicode; its odd bytes are then shown, not lost.
-            file = (self.folder / name).open(
-                "w", encoding="utf-8", errors="backslashreplace", newline=""
-            )
+            file = (self.folder / name).open("w", **TEXT, newline="")
             files.append(self._stack.enter_context(file))
         self._csv, self._jsonl = files
-        self._writer = csv.DictWriter(self._csv, COLUMNS, lineterminator="\n")
-        self._writer.writeheader()
+        self._csv.write(HEADER)
         return self
 
     def write(self, row: dict[str, Any]) -> None:
-        """One picture: `COLUMNS` as keys, boxes as dicts; None where there is no value."""
-        self._writer.writerow(row | {"boxes": None if row["error"] else len(row["boxes"])})
-        self._jsonl.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        """One picture; see `csv_line`."""
+        self._csv.write(csv_line(row))
+        self._jsonl.write(json_line(row))
         self._csv.flush()
         self._jsonl.flush()
 

@@ -22,7 +22,7 @@ from etils import epath
 from configs.schema import MEASURES
 from diffad_jax.reporting.html import document, element, join, printable, table
 from diffad_jax.runs import files
-from diffad_jax.scoring import results
+from diffad_jax.scoring import appearance, results
 from diffad_jax.scoring.identity import SETTINGS, Identity
 
 MISSING, UNDEFINED = "–", "n/a"
@@ -250,6 +250,13 @@ def write_scores(path: epath.PathLike, evaluation: results.Evaluation) -> None:
         writer.writerow([name, defect, int(label), float(score), certainty, verdict])
     # A file name on disk need not be valid Unicode; its odd bytes are then shown, not lost.
     files.write(path, text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def write_reference(path: epath.PathLike, judged: results.Judged) -> None:
+    """Write reference.json: what the pictures look like, and their scores; a line a picture."""
+    pictures = appearance.reference(judged)["pictures"]
+    lines = [json.dumps(one, ensure_ascii=False, allow_nan=False) for one in pictures]
+    files.write(path, '{"pictures": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
 def write_metrics(path: epath.PathLike, values: Mapping[str, Any], made: Identity) -> None:

@@ -11,7 +11,8 @@ WORKDIR/threshold.json                  from which score on a picture is called 
 WORKDIR/metrics.jsonl                   a line for every log_every steps, and one per evaluation
 WORKDIR/tensorboard/                    the same, and pictures
 WORKDIR/profile/                        a profiler trace (train.profile_steps)
-WORKDIR/eval/STEP/                      metrics.json, scores.csv, grid.png, report.html
+WORKDIR/eval/STEP/                      metrics.json, scores.csv, reference.json, grid.png,
+                                        report.html
 """
 
 import json

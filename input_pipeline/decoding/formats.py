@@ -38,11 +38,11 @@ class Samples:
     lossy: bool  # black may have come back as a little more than 0
 
 
-def whole(path: pathlib.Path) -> tuple[bytes, str]:
-    """The bytes of a file, and its format: a name of `_BEGINNINGS`, by what it begins with.
+def whole(path: pathlib.Path) -> bytes:
+    """The bytes of a file.
 
     Raises:
-      UserError: no ordinary file (a pipe would be waited for without end), another format.
+      UserError: no ordinary file (a pipe would be waited for without end), or none of a picture.
       OSError: it cannot be read.
     """
     facts = path.stat()
@@ -52,11 +52,20 @@ def whole(path: pathlib.Path) -> tuple[bytes, str]:
         raise UserError(f"it has {facts.st_size:,} bytes; the limit is {MAX_BYTES:,}")
     with open(path, "rb") as file:
         start = file.read(12)
-        format = next((f for first, f in _BEGINNINGS.items() if start.startswith(first)), "")
-        if not format or (format == "WEBP" and not start.endswith(b"WEBP")):
-            empty = "it is empty" if not start else ""
-            raise UserError(empty or "it is no PNG, JPEG, BMP, TIFF or WebP file")
-        return start + file.read(), format
+        known(start)
+        return start + file.read()
+
+
+def known(data: bytes) -> str:
+    """The format of a file: a name of `_BEGINNINGS`, by what it begins with.
+
+    Raises:
+      UserError: another format.
+    """
+    format = next((f for first, f in _BEGINNINGS.items() if data.startswith(first)), "")
+    if not format or (format == "WEBP" and data[8:12] != b"WEBP"):
+        raise UserError("it is no PNG, JPEG, BMP, TIFF or WebP file" if data else "it is empty")
+    return format
 
 
 def extension(data: bytes) -> str:
@@ -65,9 +74,9 @@ def extension(data: bytes) -> str:
     return _ENDINGS.get(format, f".{format.lower()}" if format else "")
 
 
-def check_size(width: int, height: int) -> None:
-    """UserError where a header claims more than `MAX_PIXELS`."""
-    if width * height > MAX_PIXELS:
+def check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    """UserError where a header claims more than `most` pixels."""
+    if width * height > most:
         raise UserError(
-            f"it claims {width}x{height} px, {width * height:,} in all; the limit is {MAX_PIXELS:,}"
+            f"it claims {width}x{height} px, {width * height:,} in all; the limit is {most:,}"
         )

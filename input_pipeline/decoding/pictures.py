@@ -11,7 +11,14 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImag
 
 from configs.errors import UserError
 from input_pipeline.decoding import damage, tiff
-from input_pipeline.decoding.formats import EXTENSIONS, MAX_PIXELS, Samples, check_size, whole
+from input_pipeline.decoding.formats import (
+    EXTENSIONS,
+    MAX_PIXELS,
+    Samples,
+    check_size,
+    known,
+    whole,
+)
 
 __all__ = ["EXTENSIONS", "MAX_PIXELS", "decode_foreground", "decode_mask", "decode_rgb"]
 
@@ -29,11 +36,15 @@ _SMEARED = 16  # levels that a lossy black may reach
 _BORDER_WHITE, _INSIDE_BLACK = 0.95, 0.1  # shares from which a foreground is taken for inverted
 
 
-def _open(path: pathlib.Path) -> Samples:
+def _open(path: pathlib.PurePath, data: bytes | None = None, most: int = MAX_PIXELS) -> Samples:
     """A picture fully decoded and turned upright by its EXIF orientation."""
     try:
-        data, format = whole(path)
-        samples, orientation = tiff.read(data) if format == "TIFF" else _by_pillow(data, format)
+        data = whole(pathlib.Path(path)) if data is None else data
+        format = known(data)
+        if format == "TIFF":
+            samples, orientation = tiff.read(data, most)
+        else:
+            samples, orientation = _by_pillow(data, format, most)
         levels = _upright(samples.levels, orientation)
         return Samples(levels, samples.white, samples.kind, samples.lossy)
     except Exception as error:  # decoders raise many kinds for a damaged file
@@ -42,10 +53,10 @@ def _open(path: pathlib.Path) -> Samples:
         raise UserError(f"{path} cannot be read as a picture: {reason}") from error
 
 
-def _by_pillow(data: bytes, format: str) -> tuple[Samples, int]:
+def _by_pillow(data: bytes, format: str, most: int) -> tuple[Samples, int]:
     """A picture that is no TIFF, and its EXIF orientation."""
     image = _OPENERS[format](io.BytesIO(data))
-    check_size(*image.size)
+    check_size(*image.size, most)
     lossy = format == "JPEG"
     if format == "PNG":
         width, height = image.size
@@ -90,7 +101,7 @@ def _upright(levels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(levels)
 
 
-def _to_8_bits(samples: Samples, path: pathlib.Path) -> np.ndarray:
+def _to_8_bits(samples: Samples, path: pathlib.PurePath) -> np.ndarray:
     if samples.white is None:
         raise UserError(
             f"{path} holds {samples.kind} samples, whose white is not known: save it as unsigned "
@@ -101,27 +112,41 @@ def _to_8_bits(samples: Samples, path: pathlib.Path) -> np.ndarray:
     return np.round(samples.levels * np.float32(255 / samples.white)).astype(np.uint8)
 
 
-def decode_rgb(path: pathlib.Path) -> UInt8[np.ndarray, "h w 3"]:
+def decode_rgb(
+    path: pathlib.PurePath, data: bytes | None = None, most: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
     """A picture as 8-bit RGB. Other unsigned widths are scaled to it; transparency is dropped.
 
+    Args:
+      path: the file.
+      data: what is in it, where that is known already: `path` is then only what it is called.
+      most: pixels that it may have.
+
     Raises:
-      UserError: not a whole picture, a damaged one, several in one file, one of over `MAX_PIXELS`,
-        or one of signed, 32-bit or floating-point samples.
+      UserError: not a whole picture, a damaged one, several in one file, one of over `most`
+        pixels, or one of signed, 32-bit or floating-point samples.
     """
-    levels = _to_8_bits(_open(path), path)
+    levels = _to_8_bits(_open(path, data, most), path)
     return np.repeat(levels, 3, axis=-1) if levels.shape[-1] == 1 else levels
 
 
-def decode_mask(path: pathlib.Path) -> UInt8[np.ndarray, "h w 1"]:
+def decode_mask(
+    path: pathlib.PurePath, data: bytes | None = None, most: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 1"]:
     """A ground-truth mask: 1 where any colour of the original is above 0, however small.
 
     Where the file's compression is lossy (JPEG, also inside TIFF; most WebP) and black comes back
     as a little more than 0: above 127.
 
+    Args:
+      path: as `decode_rgb`.
+      data: as `decode_rgb`.
+      most: as `decode_rgb`.
+
     Raises:
       UserError: as `decode_rgb`, but samples of every kind are read; negative ones or NaN.
     """
-    samples = _open(path)
+    samples = _open(path, data, most)
     levels = samples.levels.max(-1, keepdims=True)
     if samples.lossy:
         return (_to_8_bits(samples, path).max(-1, keepdims=True) > 127).astype(np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from configs.errors import UserError
 from input_pipeline.decoding import damage
-from input_pipeline.decoding.formats import Samples, check_size
+from input_pipeline.decoding.formats import MAX_PIXELS, Samples, check_size
 
 _JPEG = 7
 # Compression: none, CCITT, LZW, JPEG, deflate, PackBits, LZMA, Zstandard.
@@ -19,18 +19,19 @@ _OLD_SUBFILE, _BITS, _ORIENTATION = 255, 258, 274
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 
 
-def read(data: bytes) -> tuple[Samples, int]:
+def read(data: bytes, most: int = MAX_PIXELS) -> tuple[Samples, int]:
     """The one full picture of a TIFF, and its orientation as in EXIF: not yet turned.
 
     Raises:
-      UserError: none or several full pictures, a kind of sample or colour that is not read, damage.
+      UserError: one of over `most` pixels, none or several full pictures, a kind of sample or
+        colour that is not read, damage.
     """
     import tifffile  # a tenth of a second, for those who have no TIFFs
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # we speak for ourselves
     with tifffile.TiffFile(io.BytesIO(data), _multifile=False) as file:
         page = _full_page(file)
-        check_size(page.imagewidth, page.imagelength)
+        check_size(page.imagewidth, page.imagelength, most)
         bits, form = _sample_kind(page)
         _check_segments(page, data)
         shape = page.shaped  # planes, depth, rows, columns, channels

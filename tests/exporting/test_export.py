@@ -101,6 +101,14 @@ def test_it_says_what_it_is(run, made):
     for name, checksum in said["files"].items():
         assert hashlib.sha256((made / name).read_bytes()).hexdigest() == checksum
     assert set(said["files"]) == names
+    theirs, ours = (
+        json.loads((place / "reference.json").read_text())["pictures"]
+        for place in (made, run[0] / f"eval/{STEP}")
+    )
+    assert len(theirs) == 11 and {one["label"] for one in theirs} == {0, 1}
+    for a, b in zip(theirs, ours, strict=True):
+        assert a | {"score": 0} == b | {"score": 0}
+        assert a["score"] == pytest.approx(b["score"], abs=1e-5)
     stored = json.loads((run[0] / f"eval/{STEP}/metrics.json").read_text())
     for by in ("jax", "exported"):
         assert said["metrics"][by]["image_auroc"] == pytest.approx(stored["image_auroc"], abs=1e-9)

@@ -1,7 +1,10 @@
-"""Files written by several at once."""
+"""Files written by several at once, and lines that are appended."""
 
 import concurrent.futures
+import subprocess
+import sys
 
+import pytest
 from etils import epath
 
 from diffad_jax.runs import files
@@ -24,3 +27,45 @@ def test_two_writers_of_one_file_never_leave_a_half(tmp_path):
         for done in [pool.submit(work, content) for content in contents]:
             done.result()
     assert [p.name for p in tmp_path.iterdir()] == ["threshold.json"]
+
+
+def test_a_line_is_appended_after_the_last_whole_one(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    for line in ("one\n", "", "two \udcff\n"):
+        files.append(path, line)
+    assert path.read_bytes() == b"one\ntwo \\udcff\n"
+    for torn in (b"", b"t", b"three, and then", b"\0" * 9):
+        path.write_bytes(b"one\n" + torn)
+        files.append(path, "four\n")
+        assert path.read_bytes() == b"one\nfour\n"
+    path.write_bytes(b"torn")
+    files.append(path, "")
+    assert path.read_bytes() == b""
+
+
+def test_a_line_that_does_not_fit_leaves_nothing(tmp_path):
+    """A file may have 100 bytes: the system takes a part of the line, then nothing."""
+    path = tmp_path / "lines"
+    code = """if True:
+        import resource, sys
+        from diffad_jax.runs import files
+        path, most = sys.argv[1], resource.getrlimit(resource.RLIMIT_FSIZE)
+        files.append(path, 59 * "a" + "\\n")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, most[1]))
+        try:
+            files.append(path, 59 * "b" + "\\n")
+        except OSError as error:
+            print(error)
+        print(len(open(path).read()))
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+        files.append(path, 59 * "c" + "\\n")
+    """
+    words = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{path} cannot be written: File too large\n60\n"
+    assert path.read_text() == 59 * "a" + "\n" + 59 * "c" + "\n"
+
+
+def test_a_full_disk_is_named():
+    with pytest.raises(OSError, match="/dev/full cannot be written: No space left on device"):
+        files.append("/dev/full", "one\n")

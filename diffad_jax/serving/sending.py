@@ -1,0 +1,130 @@
+"""Results sent on as they come: posted to a web address, or published to an MQTT broker."""
+
+import http.client
+import json
+import logging
+import queue
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from configs.errors import UserError
+from diffad_jax.serving.station import Part
+
+logger = logging.getLogger(__name__)
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # s, after tries that failed
+ANSWER, WAITING, LAST = 10.0, 1000, 5.0  # s for an answer; messages that wait; s at the end
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """What is posted to another place arrives there without its content."""
+
+    def redirect_request(self, *_) -> None:
+        return None
+
+
+class Webhook:
+    """Posts each part's line of the tables as JSON, with its id, time (unix s) and source.
+
+    A listener of a station, which never waits for it. What fails is tried again after each of
+    PAUSES, so something can arrive twice; what fails then, is refused, or finds WAITING others
+    before it is counted in `dropped`.
+    """
+
+    schemes, example = ("http", "https"), "http://HOST:PORT/PATH"
+
+    def __init__(self, address: str):
+        """Raises UserError: no such address, or something is not installed."""
+        self._url, self._given = urllib.parse.urlsplit(address), address
+        self._host = self._url.hostname or ""
+        if self._url.scheme not in self.schemes or not self._host:
+            raise UserError(f"{address} is no address such as {self.example}")
+        self.dropped, self._stopped = 0, threading.Event()
+        self._messages: queue.Queue[bytes | None] = queue.Queue(WAITING)
+        self._open()
+        self._thread = threading.Thread(target=self._run, name="sending", daemon=True)
+        self._thread.start()
+
+    def __call__(self, part: Part) -> None:
+        about = {"id": part.id, "time": part.time, "source": part.source}
+        try:
+            self._messages.put_nowait(json.dumps(part.row | about).encode())
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Send what waits; give up after LAST seconds."""
+        try:
+            self._messages.put_nowait(None)
+            self._thread.join(LAST)
+        except queue.Full:
+            logger.warning("%s: %d results are not sent", self._host, WAITING)
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while (message := self._messages.get()) is not None and not self._stopped.is_set():
+            self._try(message)
+
+    def _try(self, message: bytes) -> None:
+        for pause in (*PAUSES, 0.0):
+            try:
+                return self._deliver(message)
+            except (OSError, http.client.HTTPException, RuntimeError) as error:
+                if pause == PAUSES[0]:
+                    logger.warning("%s: %s", self._host, error)
+                code = getattr(error, "code", 500)
+                if 300 <= code < 500 and code not in (408, 429):
+                    break
+            if self._stopped.wait(pause):
+                break
+        self.dropped += 1
+
+    def _open(self) -> None:
+        self._opener = urllib.request.build_opener(_Stay)
+
+    def _deliver(self, message: bytes) -> None:
+        kind = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self._given, message, kind, method="POST")
+        self._opener.open(request, timeout=ANSWER).close()
+
+
+class Mqtt(Webhook):
+    """Publishes them under a topic, acknowledged (QoS 1); mqtts with TLS, USER:PASSWORD@ known."""
+
+    schemes, example = ("mqtt", "mqtts"), "mqtt://HOST:PORT/TOPIC"
+
+    def _open(self) -> None:
+        try:
+            from paho.mqtt import client
+        except ModuleNotFoundError as error:
+            raise UserError("paho-mqtt is not installed: pip install 'diffad_jax[mqtt]'") from error
+        if not self._url.path.strip("/") or "+" in self._url.path or "#" in self._given:
+            raise UserError(f"{self._given} is no address such as {self.example}")
+        self._client = client.Client(client.CallbackAPIVersion.VERSION2)
+        port = 1883
+        if self._url.scheme == "mqtts":
+            port = 8883
+            self._client.tls_set()
+        if self._url.username:
+            words = self._url.username, self._url.password or ""
+            self._client.username_pw_set(*map(urllib.parse.unquote, words))
+        self._client.connect_async(self._host, self._url.port or port)
+        self._client.loop_start()
+        self._sent: tuple[bytes, Any] = (b"", None)
+
+    def close(self) -> None:
+        super().close()
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _deliver(self, message: bytes) -> None:
+        if not self._client.is_connected():
+            raise ConnectionError("there is no connection to the broker")
+        if self._sent[0] is not message:  # else it is on its way, and sent again by itself
+            topic = urllib.parse.unquote(self._url.path.lstrip("/"))
+            self._sent = message, self._client.publish(topic, message, qos=1)
+        self._sent[1].wait_for_publish(ANSWER)
+        if not self._sent[1].is_published():
+            raise TimeoutError("the broker does not answer")
