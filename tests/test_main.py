@@ -136,7 +136,7 @@ def test_unusable_pictures_are_one_line(tmp_path):
         ),
         (
             "--config=test --workdir=a --threshold=1",
-            "--mode train does not use --threshold, which belongs to predict",
+            "--mode train does not use --threshold, which belongs to predict, serve",
         ),
         (
             "--mode compare --workdir=a --config.seed=1",

@@ -14,7 +14,7 @@ from configs.errors import UserError
 from diffad_jax.predicting.results import COLUMNS
 from diffad_jax.scoring import appearance, threshold
 from diffad_jax.serving import station
-from tests.support import stations
+from tests.serving.by_http import stations
 
 
 @pytest.fixture
@@ -181,11 +181,13 @@ def test_so_many_bytes_are_kept_and_the_rows_of_the_others(begin):
     size = 12 * 20 * (4 + 3) + len(stations.picture())
     line = begin(kept_bytes=2 * size + 100)
     parts = [line.submit(stations.picture(), "", "request").result(10) for n in range(5)]
-    assert [bool(part.data and part.finding) for part in parts] == [False] * 3 + [True] * 2
+    kept = [line.get(part.id) for part in parts]
+    assert [bool(part.data and part.finding) for part in kept] == [False] * 3 + [True] * 2
+    assert all(part.data and part.finding for part in parts)  # whoever has one has it whole
     assert len(line.newest(9)) == 5 and line._bytes == 2 * size
     assert all(part.row["score"] for part in parts)
     big = line.submit(stations.picture(shape=(99, 99)), "", "request").result(10)
-    assert big.finding is not None and not parts[4].data  # the newest is always there
+    assert line.get(big.id) is big and not line.get(parts[4].id).data  # the newest is there
 
 
 def test_a_threshold_that_a_person_sets_outlives_the_station(begin, tmp_path):

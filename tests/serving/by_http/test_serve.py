@@ -18,7 +18,8 @@ from configs.errors import UserError
 from diffad_jax import serve
 from diffad_jax.runs import lock
 from tests.exporting import test_infer
-from tests.support import folders, stations
+from tests.serving.by_http import stations
+from tests.support import folders
 
 PNG = {"content-type": "image/png"}
 # What a machine at the line has not; and judging takes a while.
