@@ -23,7 +23,7 @@ from diffad_jax.command_line.flags import MODES, PACKAGED, TABLE
 
 FLAGS = absl_flags.FLAGS
 HELP = ("help", "helpshort", "h", "?")
-PATHS = (*("config", "workdir", "model", "input", "output", "checkpoint", "corrections", "watch"),)
+PATHS = ("config", "workdir", "model", "input", "output", "checkpoint", "corrections", "watch")
 # Flags and keys that are true or false: they need no value to be true.
 SWITCHES = {"prune"} | {
     f"config.{section}.{key}"

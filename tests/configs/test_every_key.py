@@ -140,7 +140,7 @@ ELSEWHERE = {
     "data.layout": "input_pipeline/test_faults.py::test_a_whole_category_is_read_exactly",
     "data.kind": "input_pipeline/test_datasets.py::test_kind",
     "data.textures": "input_pipeline/test_datasets.py::test_textures",
-    "data.corrections": "serving/test_learning.py::test_a_run_goes_on_with_corrections",
+    "data.corrections": "runs/test_adapting.py::test_a_run_goes_on_with_corrections",
     "data.cache_dir": (
         "input_pipeline/test_datasets.py::test_prepared_once_and_again_only_when_changed"
     ),
