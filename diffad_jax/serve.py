@@ -24,13 +24,12 @@ from typing import Any
 
 from configs.errors import UserError
 from diffad_jax.runs import lock
-from diffad_jax.scoring import appearance
 
 try:
     import python_multipart  # noqa: F401 - Starlette asks for it when a form comes
     import uvicorn
 
-    from diffad_jax.serving import app, corrections, drift, guard, models, station
+    from diffad_jax.serving import app, corrections, guard, models, station
 except ModuleNotFoundError as missing:
     missed = (missing.name or "").partition(".")[0]
     raise UserError(f"{missed} is not installed: pip install 'diffad_jax[serve]'") from missing
@@ -79,7 +78,7 @@ def run(
         line = station.Station(served, folder=place, threshold=threshold)
         stack.callback(line.close)
         line.listeners += senders
-        _look(stack, line, watch)
+        _watch(stack, line, watch)
         named = pathlib.Path(watch).absolute().name if watch else None
         service = app.App(line, corrections.Corrections(place), named)
         port, secret = listening.getsockname()[1], token or secrets.token_urlsafe(16)
@@ -108,11 +107,7 @@ def _senders(
     return list(senders)
 
 
-def _look(stack: contextlib.ExitStack, line: station.Station, watch: str | None) -> None:
-    """Look for drift, and into the folder."""
-    if line.served.reference:
-        pictures = line.served.reference["pictures"]
-        line.drift = drift.Drift(appearance.of_good(pictures, line.threshold))
+def _watch(stack: contextlib.ExitStack, line: station.Station, watch: str | None) -> None:
     if watch:
         from diffad_jax.serving import watching
 

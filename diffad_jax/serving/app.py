@@ -83,7 +83,7 @@ class App:
             "watching": self.watched,
             "ready": not problems and not station.closing,
             "problems": problems,
-            "counts": dict(station.counts),
+            "counts": station.counts | {"unsent": station.unsent},
             "corrections": self._corrected,
         }
 

@@ -96,6 +96,7 @@ class Station:
         )
         self.listeners: list[Callable[[Part], Any]] = []
         self.drift: Drift | None = None
+        self._begin_drift()
         self.problems: dict[str, str] = {}
         self.counts = dict.fromkeys(("good", "defective", "unjudged", "unreadable", "dropped"), 0)
         self._parts: collections.OrderedDict[str, Part] = collections.OrderedDict()
@@ -104,6 +105,11 @@ class Station:
         self._readers = concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1))
         self._worker = threading.Thread(target=self._work, name="station", daemon=True)
         self._worker.start()
+
+    @property
+    def unsent(self) -> int:
+        """Results that listeners (`sending`) could not deliver."""
+        return sum(getattr(listener, "dropped", 0) for listener in self.listeners)
 
     @property
     def waiting(self) -> int:
@@ -136,6 +142,7 @@ class Station:
         text = json.dumps({"threshold": float(value), "time": now})
         files.write(self.folder / "station.json", text)
         self.threshold = float(value)
+        self._begin_drift()
 
     def troubles(self) -> dict[str, str]:
         """`problems`, and what is seen by looking: the model's files, the disk."""
@@ -159,6 +166,13 @@ class Station:
             self._queue.put(None)
         self._worker.join()
         self._readers.shutdown()
+
+    def _begin_drift(self) -> None:
+        """Look for drift from now on; which parts are judged good depends on the threshold."""
+        if self.served.reference:
+            self.drift = Drift(
+                appearance.of_good(self.served.reference["pictures"], self.threshold)
+            )
 
     def _stored(self, default: float | None) -> float | None:
         """The threshold that a person has set, else that of the model."""

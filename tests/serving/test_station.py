@@ -232,6 +232,16 @@ def test_without_a_threshold_there_is_no_verdict(begin):
     assert row["verdict"] == "good" and row["confidence"] is None
 
 
+def test_drift_is_looked_for_among_what_the_threshold_calls_good(begin, tmp_path):
+    looks = dict.fromkeys(appearance.STATISTICS, 0.5)
+    known = [{"label": 0, "score": score / 100, **looks} for score in range(100)]
+    line = begin(changes={"reference": {"pictures": known}})
+    before = line.drift
+    line.set_threshold(0.3, 1.0)
+    assert line.drift is not before and line.drift.state()["parts"] == 0
+    assert len(before._reference["score"]) == 50 and len(line.drift._reference["score"]) == 30
+
+
 def test_good_parts_feed_drift(begin):
     line, fed = begin(), []
     line.drift = types.SimpleNamespace(add=lambda values, time: fed.append((values, time)))

@@ -10,13 +10,16 @@ import pytest
 from PIL import Image
 
 from diffad_jax.reporting import drawing
+from diffad_jax.scoring import appearance
 from diffad_jax.serving import app
 from tests.serving.by_http import stations
 
 PNG = {"content-type": "image/png"}
 REFERENCE = {
     "pictures": [
-        {"picture": f"{n}", "label": n % 2, "score": None if n == 4 else n / 10} for n in range(6)
+        {"picture": f"{n}", "label": n % 2, "score": None if n == 4 else n / 10}
+        | dict.fromkeys(appearance.STATISTICS, 0.5)
+        for n in range(6)
     ]
 }
 
@@ -120,13 +123,15 @@ def test_the_state_and_the_threshold(client, line):
     judge(client, 40), judge(client, 240)
     state = client.get("/state").json()
     counts = {"good": 1, "defective": 1, "unjudged": 0, "unreadable": 0, "dropped": 0}
+    counts["unsent"] = 0
+    drift = state["drift"]
+    assert (drift["parts"], drift["drifted"], set(drift["p"].values())) == (1, [], {None})
     assert state == {
-        **{"threshold": 0.5, "drift": None, "watching": None, "ready": True, "problems": {}},
+        **{"threshold": 0.5, "drift": drift, "watching": None, "ready": True, "problems": {}},
         **{"counts": counts, "corrections": 0},
     }
-    line.drift = types.SimpleNamespace(state=lambda: {"drifted": [], "p": {}}, add=lambda *_: None)
     answer = client.post("/threshold", json={"threshold": 1})
-    assert answer.json() == state | {"threshold": 1.0, "drift": {"drifted": [], "p": {}}}
+    assert answer.json() == state | {"threshold": 1.0, "drift": drift | {"parts": 0}}
     assert judge(client, 240)["verdict"] == "good"
     assert json.loads((line.folder / "station.json").read_text())["threshold"] == 1.0
 
