@@ -15,7 +15,8 @@ const mine = []; // ids of the corrections made here: the last is undone first
 // Text as the report shows it: what cannot be printed is an escape.
 const plain = (text) => String(text).replace(/[\p{C}\p{Z}]/gu, (c) => (
   c === " " ? c : `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`));
-const number = (value) => (value === null ? "–" : String(Number(value.toPrecision(4))));
+const number = (value, digits = 4) => (
+  value === null ? "–" : String(Number(value.toPrecision(digits))));
 const clock = (time) => new Date(time * 1000).toLocaleString("en-GB", {
   timeStyle: "medium", ...(Date.now() / 1000 - time > 43200 && {dateStyle: "short"})});
 const threshold = () => tried ?? state.threshold;
@@ -63,8 +64,8 @@ async function load() {
   const pen = $("scale").getContext("2d"), row = pen.createImageData(256, 1);
   model.colours.forEach((colour, i) => row.data.set([...colour, 255], 4 * i));
   pen.putImageData(row, 0, 0);
-  write("middle", `threshold of pixels ${number(model.pixel_threshold)}`);
-  write("most", number(model.scale));
+  write("middle", `threshold of pixels ${number(model.pixel_threshold, 3)}`);
+  write("most", number(model.scale, 3));
   draw();
 }
 const add = (one) => {
