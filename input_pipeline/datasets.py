@@ -165,10 +165,11 @@ def load_category(
     if not data.corrections:
         return category
     good, bad = corrected(data.corrections, data, image_size)
+    tested = [row for row, stamp in enumerate(category.test.stamps) if stamp not in good.stamps]
     return dataclasses.replace(
         category,
         train=category.train.and_then(good),
-        test=category.test.and_then(bad),
+        test=category.test.picked(tested).and_then(bad),
     )
 
 

@@ -151,6 +151,17 @@ def test_unusable_corrections_are_one_line(run, data, station, tmp_path, name):
     assert sorted(run.rglob("*")) == before and not folder.has_checkpoint(tmp_path / "new")
 
 
+def test_a_test_picture_that_is_trained_on_is_no_test_picture_any_more(data, station):
+    known = (data / "disc/test/good/000.png").read_bytes()
+    row = {"width": 32, "height": 32, "score": 0.5, "threshold": 0.4, "error": None}
+    part = types.SimpleNamespace(id="p", name="x", data=known, row=row | {"verdict": "defective"})
+    Corrections(station.parent).add(part, "good", None, 1.0)
+    config = test_train.configured(data, data__corrections=str(station))
+    found = datasets.load_category(config.data, config.model.image_size)
+    assert len(found.train.names) == 13 and "test/good/000.png" not in found.test.names
+    assert len(found.test.names) == 5 - 1 + 2
+
+
 def test_what_does_not_fit_into_memory_is_said(data, station):
     config = test_train.configured(data, data__corrections=str(station), data__memory_gib=0.0)
     with pytest.raises(UserError, match=r"12 pictures with corrections do not fit into data\.mem"):
