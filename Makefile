@@ -27,7 +27,7 @@ bundle:
 	    --output runs/quickstart_model
 	$(PYTHON) -m venv .venv-runtime
 	.venv-runtime/bin/python -m pip install --quiet --disable-pip-version-check numpy pillow onnxruntime
-	.venv-runtime/bin/python runs/quickstart_model/infer.py data/quickstart/fabric/test \
+	.venv-runtime/bin/python runs/quickstart_model/infer.py data/quickstart/gear/test \
 	    --output runs/quickstart_judged
 	$(BIN)/python -m benchmarks.verdicts runs/quickstart_judged/predictions.csv \
 	    $$(ls -d runs/quickstart/eval/*/ | sort -V | tail -n 1)scores.csv

@@ -21,12 +21,12 @@ def gear_outline(u, v):
 
 
 def gear(rng: np.random.Generator, size: int) -> Surface:
-    """A brass gear on a rubber mat, turned by any angle, a little off the centre."""
+    """A brass gear on a rubber mat, put down by a fixture: hardly turned, hardly off the centre."""
     x, y = grid(size)
     shift, turn, scale = (
-        rng.uniform(-0.05, 0.05, 2),
-        rng.uniform(0, 2 * np.pi),
-        rng.uniform(0.8, 0.85),
+        rng.uniform(-0.008, 0.008, 2),
+        rng.uniform(-0.01, 0.01),
+        rng.uniform(0.82, 0.83),
     )
     c, s = np.cos(turn) / scale, np.sin(turn) / scale
     u = (c * (x - shift[0]) + s * (y - shift[1])).astype(np.float32)
