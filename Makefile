@@ -1,5 +1,6 @@
 # make quickstart    set up, make pictures, train, evaluate, show where the report is
 # make test          set up with the tested versions, check style and types, run the tests
+# make test-long     the tests that start and kill whole trainings, one after another
 # make test-newest   set up Python 3.13 with the newest of everything, run the tests
 # make bundle        export the quickstart's run, judge its pictures where only the runtime is installed
 # make gpu-recipe    configs/fast.py on MVTec AD's bottle and grid, results to benchmarks/RESULTS.md
@@ -13,7 +14,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PINS := $(wildcard constraints-py*.txt)
 
-.PHONY: quickstart bundle gpu-recipe test test-newest newest lint format notebook clean
+.PHONY: quickstart bundle gpu-recipe test test-long test-newest newest lint format notebook clean
 
 quickstart: $(VENV)/run.stamp
 	$(BIN)/python -m input_pipeline.quickstart --output data/quickstart
@@ -44,6 +45,9 @@ gpu-recipe: $(VENV)/run.stamp
 test: lint
 	$(PYTEST)
 
+test-long: $(VENV)/dev.stamp
+	$(PYTEST) -m long
+
 test-newest:
 	@if $(NEWEST) --version 2> /dev/null; then \
 	    $(MAKE) --no-print-directory newest VENV=.venv-newest PYTHON='$(NEWEST)'; \
@@ -54,7 +58,7 @@ test-newest:
 newest: | $(BIN)/python
 	$(INSTALL) --upgrade --upgrade-strategy eager -r requirements-dev.txt
 	@$(BIN)/python -m pip freeze | grep -E '^(flax|jax|jaxlib|numpy|optax|orbax.*|tensorflow.*)=='
-	$(PYTEST)
+	$(PYTEST) -m "long or not long"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -42,6 +42,7 @@ def states(work):
     return {name: entry["state"] for name, entry in content["categories"].items()}
 
 
+@pytest.mark.long
 def test_all_categories(data, tmp_path, monkeypatch):
     monkeypatch.setattr(categories, "devices", lambda: ("cpu", 1))
     monkeypatch.chdir(folders.REPOSITORY)

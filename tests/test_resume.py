@@ -14,6 +14,7 @@ from diffad_jax.scoring import scorer
 from tests.support import folders, helpers
 from tests.test_train import lines
 
+pytestmark = pytest.mark.long
 # Checkpoints, log lines and evaluations fall on different steps, so that an interruption cuts
 # through all of them; evaluation batches have another size than training batches.
 CHANGES = (

@@ -63,6 +63,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.long
 def test_two_processes_make_the_steps_of_one(place, float64):
     """The real networks, their BatchNorms over the whole batch; float64."""
     processes = start(place, "steps", place / "steps")
@@ -120,6 +121,7 @@ def test_eight_devices_make_the_first_step_in_float32(float64, monkeypatch):
         np.testing.assert_allclose(rounded[name], value, rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.long
 def test_killed_and_stopped_clusters_end_alike(place):
     whole, broken, data = place / "whole", place / "broken", place / "data"
     codes, logs, _ = finish(place, "train", whole, data)
