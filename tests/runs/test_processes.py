@@ -78,6 +78,7 @@ def test_two_processes_make_the_steps_of_one(place, float64):
             assert test_sharding.gap(a.ema, b.ema, 1.0) < 1e-9
 
 
+@pytest.mark.long
 def test_eight_devices_make_the_steps_of_one_in_float64(float64):
     (one, one_losses), (eight, eight_losses) = (
         test_sharding.float64_steps(1),
@@ -103,6 +104,7 @@ def test_eight_devices_make_the_steps_of_one_in_float64(float64):
         assert test_sharding.gap(expected, one[n + 1].ema, 1.0) < 1e-7
 
 
+@pytest.mark.long
 def test_eight_devices_make_the_first_step_in_float32(float64, monkeypatch):
     """With the draws of the float64 step, so that only what float32 can hold is different."""
     exact, drawn = test_sharding.float64_steps(8)[1][0], steps.draw_training
