@@ -135,9 +135,9 @@ def row(count: int, load: Load, alone: float, held: list[float], equal: bool) ->
     speed = len(load.seconds) / load.wall
     median, high = 1e3 * np.percentile(load.seconds, [50, 95])
     told = " -> ".join(f"{held[at]:.0f}" for at in (0, len(held) // 2, -1))
-    cells = (count, f"{speed:.1f}", f"{alone:.1f}", f"{speed / alone:.2f}", f"{median:.0f}")
-    cells += (f"{high:.0f}", f"{len(load.seconds):,}", load.lost, told)  # type: ignore[assignment]
-    return f"| {' | '.join(map(str, cells))} | {'equal' if equal else 'DIFFERENT'} |"
+    cells = [f"{count}", f"{speed:.1f}", f"{alone:.1f}", f"{speed / alone:.2f}", f"{median:.0f}"]
+    cells += [f"{high:.0f}", f"{len(load.seconds):,}", f"{load.lost}", told]
+    return f"| {' | '.join(cells)} | {'equal' if equal else 'DIFFERENT'} |"
 
 
 def main(_: Sequence[str]) -> None:

@@ -9,6 +9,21 @@ from tests.serving.by_http import stations
 PNG = {"content-type": "image/png"}
 
 
+@pytest.fixture
+def line(tmp_path):
+    """A station, ended in the end."""
+    line = stations.opened(tmp_path)
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def client(line):
+    """Who asks it, and may change it."""
+    with stations.answering(line) as client:
+        yield client
+
+
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
     """Of a station whose limits are near."""

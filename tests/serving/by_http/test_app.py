@@ -31,12 +31,6 @@ def line(tmp_path):
     line.close()
 
 
-@pytest.fixture
-def client(line):
-    with stations.answering(line) as client:
-        yield client
-
-
 def judge(client, level=100, **options):
     answer = client.post("/judge", content=stations.picture(level, **options), headers=PNG)
     assert answer.status_code == 200, answer.text

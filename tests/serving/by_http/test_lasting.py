@@ -12,19 +12,6 @@ from tests.serving.by_http import stations
 PNG = {"content-type": "image/png"}
 
 
-@pytest.fixture
-def line(tmp_path):
-    line = stations.opened(tmp_path)
-    yield line
-    line.close()
-
-
-@pytest.fixture
-def client(line):
-    with stations.answering(line) as client:
-        yield client
-
-
 def judge(client):
     answer = client.post("/judge", content=stations.picture(), headers=PNG)
     return answer.json()["parts"][0]
