@@ -170,7 +170,6 @@ def get_config() -> ml_collections.ConfigDict:
                 # as a whole, as in training. Tiles are not resized: train on pictures of that
                 # scale.
                 "tile_overlap": 0.0,
-                "maps": "png",  # png (16 bit) or npy (float32)
             },
         }
     )

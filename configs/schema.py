@@ -201,7 +201,6 @@ class PredictConfig:
     """Pictures without ground truth."""
 
     tile_overlap: Annotated[float, within(0, 0.9)]
-    maps: Literal["png", "npy"]
 
 
 @dataclasses.dataclass(frozen=True)

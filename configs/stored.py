@@ -54,6 +54,7 @@ def filled(config: dict[str, Any]) -> dict[str, Any]:
 
     They get the default's values: the paper's method, which is what there was before the key.
     """
+    config.get("predict", {}).pop("maps", None)  # is a flag of --mode predict now
     whole = default.get_config().to_dict()
     for name, section in whole.items():
         if isinstance(section, dict) and isinstance(config.get(name), dict):

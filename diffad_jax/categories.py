@@ -33,6 +33,7 @@ from configs.schema import Config
 from diffad_jax import compare
 from diffad_jax.runs import files, lock, logs, stopping
 from input_pipeline.folders import layouts
+from input_pipeline.on_disk import is_remote
 
 logger = logging.getLogger(__name__)
 RESTARTS = 2  # of a process that something killed; one that ended with an error would end so again
@@ -200,7 +201,7 @@ def write(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None:
 
 def _job(name: str, workdir: epath.PathLike) -> Job:
     folder = epath.Path(workdir) / name
-    if files.is_remote(workdir):  # a process cannot write its messages there
+    if is_remote(workdir):  # a process cannot write its messages there
         return Job(name, folder, pathlib.Path(tempfile.gettempdir()) / f"diffad_jax_{name}.txt")
     return Job(name, folder, pathlib.Path(os.path.abspath(folder)) / "log.txt")
 

@@ -8,6 +8,8 @@
 `diffad` is the same program, where the package is installed.
 """
 
+import dataclasses
+import logging
 import os
 import sys
 
@@ -17,8 +19,9 @@ from ml_collections import config_flags
 
 from configs import schema, stored
 from configs.errors import TOLD_IN_A_LINE, UserError
-from diffad_jax.command_line import arguments
+from diffad_jax.command_line import arguments, array
 
+logger = logging.getLogger(__name__)
 FLAGS = absl_flags.FLAGS
 INTERRUPTED = 130  # exit status, as of a shell
 
@@ -52,6 +55,11 @@ def call(mode: str) -> int:
         return 0
     if mode == "serve":
         return _serve()
+    if mode == "merge":
+        from diffad_jax.predicting import shares
+
+        shares.merge(FLAGS.output)
+        return 0
     if mode == "predict" and FLAGS.model:
         if not os.path.isfile(os.path.join(FLAGS.model, "bundle.json")):
             raise UserError(f"{FLAGS.model} holds no exported model: it has no bundle.json")
@@ -64,37 +72,65 @@ def call(mode: str) -> int:
 
         import_torch.run(FLAGS.checkpoint, config, FLAGS.workdir)
         return 0
-    if mode in ("train", "evaluate", "predict", "adapt"):
+    if mode == "predict":
+        return _predict(config)
+    if mode in ("train", "evaluate", "adapt"):
         return _with_jax(mode, config)
     return _before_training(mode, config)
 
 
 def _with_jax(mode: str, config: schema.Config) -> int:
-    """Train, evaluate, predict or adapt."""
+    """Train, evaluate or adapt."""
+    workdir, count = FLAGS.workdir, FLAGS.num_processes
     if mode in ("train", "evaluate") and several(config.data.category):
-        from diffad_jax import categories
-
-        categories.run(config, FLAGS.workdir, sys.argv[1:], mode=mode, workers=FLAGS.workers)
-        return 0
+        share = _categories(config)
+        if len(share) > 1:
+            _supervise(mode, config, share)
+            return 0
+        data = dataclasses.replace(config.data, category=share[0])
+        config, workdir = dataclasses.replace(config, data=data), f"{workdir}/{share[0]}"
+        if FLAGS.shard is None and "JOB_COMPLETION_INDEX" in os.environ:
+            count = 1  # the other pods have other categories
     from diffad_jax.runs import processes
 
-    with processes.joined(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id):
+    with processes.joined(FLAGS.coordinator, count, FLAGS.process_id):
         processes.cache_compilations()
         if mode == "train":
             from diffad_jax import train
 
-            train.run(config, FLAGS.workdir)
+            train.run(config, workdir)
         elif mode == "evaluate":
             from diffad_jax import evaluate
 
-            evaluate.run(config, FLAGS.workdir, FLAGS.corrections or "")
-        elif mode == "adapt":
+            evaluate.run(config, workdir, FLAGS.corrections or "")
+        else:
             from diffad_jax import adapt
 
-            adapt.run(config, FLAGS.workdir, FLAGS.output, FLAGS.corrections)
-        else:
-            return _predict(config)
+            adapt.run(config, workdir, FLAGS.output, FLAGS.corrections)
     return 0
+
+
+def _categories(config: schema.Config) -> list[str]:
+    """The categories of this process, by --shard or by the array of jobs that it is one of."""
+    from diffad_jax import categories
+
+    names = categories.names(config)
+    share = array.categories(names, FLAGS.shard, os.environ)
+    if share is None:
+        return names
+    array.leave(os.environ)
+    logger.info("of %d categories, this process has %s", len(names), ", ".join(share))
+    return share
+
+
+def _supervise(mode: str, config: schema.Config, share: list[str]) -> None:
+    """A process for each of several categories."""
+    from diffad_jax import categories
+
+    given = [word for word in sys.argv[1:] if not word.startswith("--shard=")]
+    data = dataclasses.replace(config.data, category=",".join(share))
+    config = dataclasses.replace(config, data=data)
+    categories.run(config, FLAGS.workdir, given, mode=mode, workers=FLAGS.workers)
 
 
 def _predict(config: schema.Config | None) -> int:
@@ -103,7 +139,10 @@ def _predict(config: schema.Config | None) -> int:
     None: with an exported model.
     """
     from diffad_jax import predict
+    from diffad_jax.runs import processes
 
+    if config is not None:
+        processes.cache_compilations()
     unreadable = predict.run(
         FLAGS.workdir or FLAGS.model,
         FLAGS.input,
@@ -111,6 +150,8 @@ def _predict(config: schema.Config | None) -> int:
         config=None if config is None or _is_own() else config,
         threshold=FLAGS.threshold,
         overrides=None if config is None else config_flags.get_override_values(FLAGS["config"]),
+        maps=FLAGS.maps,
+        shard=None if FLAGS.num_processes == 1 else array.pictures(FLAGS.shard, os.environ),
     )
     return predict.UNREADABLE if unreadable else 0
 

@@ -11,26 +11,30 @@ From the command line (`run`):
 
     python -m diffad_jax.main --mode predict --workdir runs/bottle --input PICTURES --output DIR
 
-PICTURES is a picture, a folder (with all folders in it) or a glob pattern in quotes. DIR gets, with
-NAME the path of a picture below the input folder:
+PICTURES is a picture, a folder (with all folders in it), a glob pattern in quotes, a list, or files
+of records (see `predicting.inputs`). DIR gets, with NAME the path of a picture below the input
+folder, or as the list has it:
 
-    predictions.csv     a line a picture, sorted by name: picture (NAME), score, threshold,
-                        confidence (that it is defective, in [0, 1], 0.5 at the threshold; empty
-                        where no evaluation has calibrated it), verdict (good, defective, or empty
-                        where there is no threshold), width and height (px), boxes (how many), map
-                        and overlay (paths in DIR), error (why the picture cannot be read; then all
-                        else is empty)
+    predictions.csv     a line a picture, sorted by name (a list's as they stand there): picture
+                        (NAME), score, threshold, confidence (that it is defective, in [0, 1], 0.5
+                        at the threshold; empty where no evaluation has calibrated it), verdict
+                        (good, defective, or empty where there is no threshold), width and height
+                        (px), boxes (how many), map and overlay (paths in DIR), error (why the
+                        picture cannot be read; then all else is empty)
     predictions.jsonl   the same as JSON objects; boxes: a list of {x, y, width, height, area, peak}
     maps/NAME.png       16-bit grey of the picture's own size: anomaly in [0, 1] = value / 65535;
-                        maps/NAME.npy, float32[h,w], with --config.predict.maps=npy
+                        maps/NAME.npy, float32[h,w], with --maps=npy; with --maps=none neither
+                        these nor overlays
     overlays/NAME.png   the map in colours over the grey picture, and the boxes. The colours are the
                         same in all pictures: dark at 0, the middle one at the threshold of pixels,
                         the brightest at twice that (at 1 where there is no threshold)
 
 All of it lies in the folder DIR/predictions.partial until all pictures are done; only then does it
 take the place of what an earlier run wrote, the tables last. A run that dies leaves the earlier
-results whole, and its own in predictions.partial, which the next run begins anew. Files of an
-earlier run about pictures that are gone stay: the tables name what belongs together.
+results whole, and its own in predictions.partial: the same command goes on with the pictures that
+have no row there yet, or have changed; another one begins anew. Files of an earlier run about
+pictures that are gone stay: the tables name what belongs together. With --shard, each share has its
+own folder and its own table, and `--mode merge` joins them: see `predicting.shares`.
 
 Exit status: 0 all pictures were read, 1 nothing to do or wrong use (one line says what), 3 some
 pictures could not be read, 130 stopped by Ctrl-C. Whatever is called like a picture has a line in
@@ -50,10 +54,11 @@ depend on other pictures, and is what `--mode evaluate` gives for it (to the las
 the same size; pictures that are fewer than `evaluate.batch_size` go in smaller ones).
 """
 
+import collections
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,17 +67,20 @@ from tqdm import tqdm
 
 from configs.errors import UserError
 from configs.schema import Config
-from diffad_jax.predicting import writing
-from diffad_jax.predicting.files import Source, find
+from diffad_jax.predicting import inputs, results, shares, writing
+from diffad_jax.predicting.files import Source
 from diffad_jax.predicting.loading import check_threshold, load
+from diffad_jax.predicting.parts import Parts
 from diffad_jax.predicting.predictor import Predictor
-from diffad_jax.predicting.results import Prediction, Tables
+from diffad_jax.predicting.results import Prediction
 from diffad_jax.runs import lock
-from input_pipeline.decoding.pictures import decode_rgb
+from diffad_jax.scoring.identity import SETTINGS, value_of
 from input_pipeline.folders import listing
+from input_pipeline.on_disk import is_remote
 
 logger = logging.getLogger(__name__)
 UNREADABLE = 3  # exit status
+KINDS = ("png", "npy", "none")  # of maps
 
 
 def run(
@@ -82,16 +90,20 @@ def run(
     config: Config | None = None,
     threshold: float | None = None,
     overrides: Mapping[str, Any] | None = None,
+    maps: str = "png",
+    shard: tuple[int, int] | None = None,
 ) -> int:
     """Judge all pictures that `pattern` means, write the results to `output` (see above).
 
     Args:
       workdir: the run's folder, or a bundle; see `load`.
-      pattern: a picture, a folder or a glob pattern, local.
-      output: the folder for the results, local; made if need be.
+      pattern: the pictures; see `predicting.inputs`.
+      output: the folder for the results, made if need be; local, or with `shard` also gs://.
       config: see `load`.
       threshold: see `load`.
       overrides: see `load`.
+      maps: how anomaly maps are written; 'none': neither maps nor overlays.
+      shard: (i, n): judge share i of n alone, and write its table; see `predicting.shares`.
 
     Returns:
       How many pictures could not be read, those of other formats and unreadable folders included.
@@ -102,56 +114,92 @@ def run(
       KeyboardInterrupt: Ctrl-C; says what is done.
     """
     check_threshold(threshold)
-    sources = find(pattern)
-    target = _output_folder(output)
-    with lock.Hold(target):
+    if maps not in KINDS:
+        raise UserError(f"maps are written as {', '.join(KINDS)}, not {maps!r}")
+    sources = inputs.stream(pattern, *(shard or ()))
+    target = _output_folder(output, shard)
+    name = shares.called(*shard) if shard else "predictions"
+    partial = target / f"{name}.partial"
+    with lock.Hold(partial if shard else target):
         model = load(workdir, config, threshold, overrides)
-        counts = _judge(sources, target, model)
-    left_out = [(source.path, source.left_out) for source in sources if source.left_out]
-    said = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    missed = f"; left out: {listing.told(left_out)}" if left_out else ""
-    count = len(sources) - len(left_out)
-    logger.info("%d pictures: %s%s -> %s", count, said, missed, target / "predictions.csv")
-    return counts["unreadable"] + len(left_out)
+        about = _about(model, pattern, maps)
+        mark = shares.done(target, name, about) if shard else None
+        if mark is None:
+            parts = Parts(partial, about)
+            _judge(sources, target if shard else partial, model, parts, maps)
+            mark = _finish(parts, target, name, about, shard is not None)
+        else:
+            logger.info("share %d of %d was done before", *(shard or ()))
+            partial.rmtree()
+    said = ", ".join(f"{count} {kind}" for kind, count in mark["counts"].items() if count)
+    left_out = collections.Counter(mark["left_out"])
+    missed = f"; left out: {listing.counted(left_out)}" if left_out else ""
+    logger.info(
+        "%d pictures: %s%s -> %s",
+        sum(mark["counts"].values()),
+        said,
+        missed,
+        target / mark["table"],
+    )
+    return mark["counts"]["unreadable"] + left_out.total()
 
 
-def _judge(sources: list[Source], target: pathlib.Path, model: Predictor) -> dict[str, int]:
-    """Judge and write all pictures; how many there are of each kind, without what is left out."""
-    counts = dict.fromkeys(("good", "defective", "without verdict", "unreadable"), 0)
-    with Tables(target) as tables:
+def _judge(
+    sources: Iterator[Source], folder: epath.Path, model: Predictor, parts: Parts, maps: str
+) -> None:
+    """Judge what has no row yet; maps and overlays go into `folder`."""
 
-        def finish(source: Source, picture, result) -> dict[str, Any]:
-            return _write(tables.folder, source, picture, result, model)
+    def finish(source: Source, picture, result) -> tuple[Source, dict[str, Any]]:
+        return source, _row(folder, source, picture, result, model, maps)
 
-        rows = model.stream(sources, read=_read, then=finish, count=len(sources))
-        try:
-            # disable=None: a bar on a terminal only.
-            progress = tqdm(rows, total=len(sources), unit="picture", disable=None)
-            for source, row in zip(sources, progress, strict=True):
-                tables.write(row)
-                if row["error"]:
-                    logger.warning("%s", row["error"])
-                kind = "unreadable" if row["error"] else row["verdict"] or "without verdict"
-                counts[kind] += not source.left_out
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"by Ctrl-C, {sum(counts.values())} of {len(sources)} pictures are in "
-                f"{tables.folder}; what was in {target} is as it was"
-            ) from None
-    return counts
-
-
-def _read(source: Source) -> np.ndarray:
-    if source.left_out:
-        raise UserError(source.problem)
-    return decode_rgb(source.path)
+    rows = model.stream(parts.remaining(sources), read=Source.decode, then=finish)
+    try:
+        # disable=None: a bar on a terminal only.
+        for source, row in tqdm(rows, unit="picture", disable=None):
+            parts.add(source, row)
+            if row["error"]:
+                logger.warning("%s", row["error"])
+    except KeyboardInterrupt:
+        parts.flush()
+        count = sum(parts.counts.values())
+        raise KeyboardInterrupt(
+            f"by Ctrl-C, {count} pictures are done: the same command goes on with the others"
+        ) from None
+    parts.flush()
+    logger.info("%s", model.told())
 
 
-def _output_folder(output: str | os.PathLike) -> pathlib.Path:
+def _finish(
+    parts: Parts, output: epath.Path, name: str, about: Mapping[str, Any], share: bool
+) -> dict[str, Any]:
+    """Write the tables where they belong; returns what a share's mark says."""
+    if share:
+        return shares.finish(parts, output, name, about)
+    results.write(pathlib.Path(parts.folder), parts.rows())
+    results.publish(pathlib.Path(parts.folder), pathlib.Path(output))
+    return {"counts": parts.counts, "left_out": parts.left_out, "table": results.TABLES[0]}
+
+
+def _about(model: Predictor, pattern: str | os.PathLike, maps: str) -> dict[str, Any]:
+    """What the rows depend on besides the pictures."""
+    return {
+        "input": os.fspath(pattern),
+        "category": model.config.data.category,
+        "step": model.step,
+        "threshold": model.threshold,
+        "pixel_threshold": model.pixel_threshold,
+        "slope": model.slope,
+        "settings": {key: value_of(model.config.to_dict(), key) for key in SETTINGS},
+        "tile_overlap": model.config.predict.tile_overlap,
+        "maps": maps,
+    }
+
+
+def _output_folder(output: str | os.PathLike, shard: tuple[int, int] | None) -> epath.Path:
     """The folder for the results, made if need be."""
-    folder = pathlib.Path(output).expanduser()
-    if "://" in os.fspath(output):
-        raise UserError(f"{output} cannot be the output folder: it must be a local one")
+    folder = epath.Path(output).expanduser()
+    if is_remote(output) and shard is None:
+        raise UserError(f"{output} is not local: give --shard=0/1, or a local --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -159,16 +207,18 @@ def _output_folder(output: str | os.PathLike) -> pathlib.Path:
     return folder
 
 
-def _write(
-    target: pathlib.Path,
+def _row(
+    folder: epath.Path,
     source: Source,
     picture: np.ndarray | None,
     result: Prediction | UserError,
     model: Predictor,
+    maps: str,
 ) -> dict[str, Any]:
-    """Write a picture's files; returns its line of the tables."""
+    """A picture's line of the tables, with its map and overlay written."""
     if isinstance(result, UserError) or picture is None:
         return writing.unreadable(source.name, str(result))
-    kind, scale = model.config.predict.maps, model.pixel_threshold
     row = writing.judged(source.name, result, model.threshold, result.confidence)
-    return row | writing.write_maps(target, source, picture, result, scale, kind)
+    if maps == "none":
+        return row
+    return row | writing.write_maps(folder, source, picture, result, model.pixel_threshold, maps)

@@ -17,7 +17,7 @@ from etils import epath
 
 from input_pipeline import sealed
 from input_pipeline.folders.contents import MEMORY
-from input_pipeline.on_disk import files_of
+from input_pipeline.on_disk import files_of, is_remote
 
 SETS, FOREGROUNDS = "anomaly_pictures", "foregrounds"
 # What we make is known by its name (`PicturesConfig.name`, `foreground.path_of`).
@@ -69,7 +69,7 @@ def unused(
 
 def forget(cache_dir: str) -> None:
     """Remove what is remembered of folders that are not there any more."""
-    for path in () if sealed.is_remote(cache_dir) else _children(epath.Path(cache_dir) / MEMORY):
+    for path in () if is_remote(cache_dir) else _children(epath.Path(cache_dir) / MEMORY):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             if not os.path.isdir(json.loads(path.read_text())["folder"]):
                 path.unlink()

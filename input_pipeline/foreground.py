@@ -20,9 +20,9 @@ import tensorflow as tf
 from jaxtyping import UInt8
 from scipy import ndimage
 
-from input_pipeline import cache, sealed
+from input_pipeline import cache
 from input_pipeline.datasets import Category
-from input_pipeline.on_disk import Stored, chunks, replacing
+from input_pipeline.on_disk import Stored, chunks, is_remote, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _cached(category: Category, cache_dir: str) -> np.ndarray:
     path = path_of(category, cache_dir)
     mode: Literal["r"] | None = None if isinstance(images, np.ndarray) else "r"
     try:
-        if sealed.is_remote(cache_dir):
+        if is_remote(cache_dir):
             raise OSError("not a local folder")
         if not _whole(path, shape):
             logger.info("finding the object in %d pictures (once)", len(images))

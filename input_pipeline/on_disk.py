@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -179,3 +180,8 @@ def mean_and_spread(
     variance = squares / (len(images) * mean.size) - np.square(mean).mean()
     spread = max(np.sqrt(max(variance, 0.0)), 1.0) / 255
     return (mean / 255).astype(np.float32), np.float32(spread)
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path is on an object store, such as gs://, which checks contents by itself."""
+    return "://" in os.fspath(path)

@@ -17,7 +17,7 @@ from etils import epath
 from configs.errors import UserError
 from input_pipeline.folders.contents import Known
 from input_pipeline.folders.scan import Record
-from input_pipeline.on_disk import files_of, replacing
+from input_pipeline.on_disk import files_of, is_remote, replacing
 
 SEAL = "seal.json"
 _NEEDED = ("dataset_info.json", "features.json", "metadata.json")
@@ -106,11 +106,6 @@ def _read_all(builder: tfds.core.DatasetBuilder) -> None:
 
 def _unreadable(path: epath.PathLike, error: Exception) -> str:
     return f"the prepared pictures in {path} cannot be read ({reason(error)})"
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether a path is on an object store, such as gs://, which checks contents by itself."""
-    return "://" in os.fspath(path)
 
 
 def there(path: epath.Path) -> bool:

@@ -233,8 +233,8 @@ def test_an_error_is_one_line(error, line):
 STAND_IN = """
 import runpy, sys, types
 import diffad_jax
-def run(workdir, pattern, output, config=None, threshold=None, overrides=None):
-    print(workdir, pattern, output, config and config.seed, threshold, overrides)
+def run(workdir, pattern, output, config=None, threshold=None, overrides=None, **more):
+    print(workdir, pattern, output, config and config.seed, threshold, overrides, *more.values())
     return 2
 stand_in = types.SimpleNamespace(run=run, UNREADABLE=3)
 diffad_jax.predict = sys.modules["diffad_jax.predict"] = stand_in
@@ -246,8 +246,8 @@ runpy.run_module("diffad_jax.main", run_name="__main__")
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--threshold=0.5", "--config.predict.maps=npy"), "None 0.5 {'predict.maps': 'npy'}"),
-        (("--config=test", "--config.seed=7"), "7 None {'seed': 7}"),
+        (("--threshold=0.5", "--maps=npy", "--shard=2/5"), "None 0.5 {} npy (2, 5)"),
+        (("--config=test", "--config.seed=7"), "7 None {'seed': 7} png None"),
     ],
 )
 def test_predict_gets_what_was_asked_for_and_no_more(words, told, tmp_path):
@@ -258,7 +258,7 @@ def test_predict_gets_what_was_asked_for_and_no_more(words, told, tmp_path):
     assert result.stdout == f"{tmp_path} a b {told}\n"
 
 
-@pytest.mark.parametrize("said", ["", "by Ctrl-C, 3 of 9 pictures are in out/predictions.partial"])
+@pytest.mark.parametrize("said", ["", "by Ctrl-C, 3 pictures are done: the same command"])
 def test_ctrl_c_is_one_line(said, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(helpers.parsed().to_dict()))
     stopped = STAND_IN.replace("    return 2", f"    raise KeyboardInterrupt({said!r})")
@@ -321,7 +321,7 @@ def test_a_finished_run_needs_no_configuration(tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     (tmp_path / "disc/test/good/broken.png").write_text("no picture")
     files = ["--input", str(tmp_path / "disc/test/*"), "--output", str(tmp_path / "out")]
-    changes = ["--threshold=0.1", "--config.predict.maps=npy"]
+    changes = ["--threshold=0.1", "--maps=npy"]
     predicted = folders.call([*program, "--mode=predict", *files, *changes], tmp_path / "compiled")
     assert predicted.returncode == 3, predicted.stderr
     assert "5 pictures: 4 defective, 1 unreadable" in predicted.stderr.splitlines()[-1]

@@ -16,7 +16,7 @@ from diffad_jax import evaluate, predict
 from diffad_jax.method import judging, optim, train_state
 from diffad_jax.predicting import predictor, results
 from diffad_jax.reporting import drawing
-from diffad_jax.runs import checkpoint, folder
+from diffad_jax.runs import checkpoint, folder, lock
 from diffad_jax.scoring import scorer, threshold
 from input_pipeline.decoding import resizing
 from tests.support import folders, helpers, odd_pictures, toy_model
@@ -275,15 +275,21 @@ def test_whatever_people_have_in_a_folder(run, model, shared, tmp_path):
     assert score["grey.png"] == score["deep.png"] != score["same.png"]
 
 
-def test_maps_as_npy(run, model, monkeypatch, tmp_path):
+def test_maps_as_npy_or_none(run, model, shared, tmp_path):
     _, folder, category = run
-    monkeypatch.setattr(predict, "load", lambda *_: changed(model, predict__maps="npy"))
     picture = category / "test/stain/001.png"
-    predict.run(folder, picture, tmp_path)
+    predict.run(folder, picture, tmp_path / "none", maps="none")
+    (bare,) = lines(tmp_path / "none/predictions.jsonl")
+    predict.run(folder, picture, tmp_path, maps="npy")
     (row,) = lines(tmp_path / "predictions.jsonl")
     stored = np.load(tmp_path / row["map"])
     assert row["map"] == "maps/001.png.npy" and stored.dtype == np.float32
     np.testing.assert_array_equal(stored, model(picture).anomaly_map)
+    assert bare == row | {"map": None, "overlay": None}
+    names = {path.name for path in (tmp_path / "none").iterdir()}
+    assert names - {lock.FILE} == {"predictions.csv", "predictions.jsonl"}
+    with pytest.raises(UserError, match="maps are written as png, npy, none, not 'tiff'"):
+        predict.run(folder, picture, tmp_path, maps="tiff")
 
 
 def test_without_a_threshold(run, model, monkeypatch, tmp_path, caplog):
@@ -332,7 +338,7 @@ def test_unusable_runs(run, tmp_path):
         predict.load(tmp_path)
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", "gs://bucket/out"):
-        with pytest.raises(UserError, match=r"(file|out) cannot be the output folder"):
+        with pytest.raises(UserError, match=r"(file cannot be the output|out is not local)"):
             predict.run(workdir, category, output)
 
 

@@ -37,7 +37,18 @@ _from_zero = functools.partial(absl_flags.DEFINE_integer, lower_bound=0)
 TABLE = {
     "config": Flag("FILE", "a configuration: a file, or a packaged one, such as default or small"),
     "workdir": Flag("DIR", "the run's folder, local or gs://"),
-    "input": Flag("PICTURES", "a picture, a folder with all folders in it, or a pattern in quotes"),
+    "input": Flag(
+        "PICTURES",
+        "a picture, a folder with all folders in it, a pattern in quotes, a list (.txt, .csv, "
+        ".parquet), or files of records",
+    ),
+    "maps": Flag(
+        "KIND",
+        "anomaly maps as png (16 bit) or npy (float32); none: neither these nor overlays",
+        _one_of("png", "npy", "none"),
+        "png",
+    ),
+    "shard": Flag("I/N", "share I, from 0, of N, which other processes may do meanwhile"),
     "output": Flag("PATH", "where the results go"),
     "threshold": Flag(
         "SCORE",
@@ -111,23 +122,29 @@ class Mode:
 
 _HOSTS = ("coordinator", "num_processes", "process_id")
 _OWN = {"config": "another configuration of the same model; default: the run's own"}
+_ARRAY = {"shard": "share I, from 0, of N of the categories; default: as an array of jobs says"}
 _PARTS = "--config.data.root=parts --config.data.category=screw"
 
 MODES = {
     "train": Mode(
         "train a run, or continue one where it stopped (the default)",
         ("config", "workdir"),
-        ("workers", *_HOSTS),
+        ("workers", "shard", *_HOSTS),
+        words=_ARRAY,
         examples=(
             f"--config default {_PARTS} --workdir runs/screw",
             "--config small --config.data.root=parts --config.data.category=all --workdir runs/all",
+            "--config small --config.data.root=parts --config.data.category=all --workdir runs/all "
+            "--shard=3/15",
         ),
     ),
     "evaluate": Mode(
         "score the test pictures with a run's newest checkpoint; write a report",
         ("workdir",),
-        ("config", "corrections", "workers", *_HOSTS),
-        _OWN | {"corrections": "a station's corrections.jsonl: its pictures are judged, too"},
+        ("config", "corrections", "workers", "shard", *_HOSTS),
+        _OWN
+        | _ARRAY
+        | {"corrections": "a station's corrections.jsonl: its pictures are judged, too"},
         own_config=True,
         examples=(
             "--workdir runs/screw",
@@ -149,15 +166,28 @@ MODES = {
     "predict": Mode(
         "say of each picture whether it is defective, and where",
         ("workdir", "input", "output"),
-        ("model", "config", "threshold", "num_processes"),
-        _OWN | {"output": "folder for predictions.csv, predictions.jsonl, maps and overlays"},
+        ("model", "config", "threshold", "maps", "shard", "num_processes"),
+        _OWN
+        | {
+            "output": "folder for predictions.csv, predictions.jsonl, maps and overlays",
+            "shard": "judge share I, from 0, of N; default: all, or this process's in a cluster",
+            "num_processes": "1: judge all, whatever cluster this is",
+        },
         own_config=True,
         instead={"workdir": "model"},
         examples=(
             "--workdir runs/screw --input photos --output results",
             "--workdir runs/screw --input 'photos/*.png' --output results --threshold=0.3",
             "--model screw_model --input photos --output results",
+            "--workdir runs/screw --input gs://bucket/photos --output results --maps=none "
+            "--shard=0/8",
         ),
+    ),
+    "merge": Mode(
+        "join what predict has written for all shares into one table",
+        ("output",),
+        words={"output": "the folder that all shares have written into"},
+        examples=("--output results",),
     ),
     "export": Mode(
         "write a run's model as a folder that runs without JAX, with proof that it judges alike",

@@ -6,10 +6,14 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
 
 from configs.errors import UserError
-from input_pipeline.decoding.pictures import EXTENSIONS
+from input_pipeline.decoding.pictures import EXTENSIONS, decode_rgb
 from input_pipeline.folders import listing
 
 # Sub-folders of an output folder. A picture in a folder called so that bears our mark is a result,
@@ -25,12 +29,16 @@ class Source:
     """A picture file and its name: the path below the input folder, with forward slashes.
 
     left_out: why it is not read, in a word or two ('.heic'); '' for a picture. Of a folder that
-    cannot be read, the name ends in a slash.
+      cannot be read, the name ends in a slash.
+    order: its place among others, where that is not the order of names.
+    content: reads the file, where it is none on a disk; raises UserError.
     """
 
     name: str
-    path: pathlib.Path
+    path: pathlib.Path | epath.Path
     left_out: str = ""
+    order: int | None = dataclasses.field(default=None, compare=False)
+    content: Callable[[], bytes] | None = dataclasses.field(default=None, compare=False)
 
     @property
     def problem(self) -> str:
@@ -42,15 +50,30 @@ class Source:
             f"that are read ({' '.join(EXTENSIONS)})"
         )
 
+    def decode(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        if self.left_out:
+            raise UserError(self.problem)
+        if self.content is None:
+            return decode_rgb(pathlib.Path(self.path))
+        return decode_rgb(pathlib.PurePath(self.name), self.content())
+
     def output(self, suffix: str) -> str:
         """Relative path of a file about this picture: the whole name and one more suffix.
 
-        No two pictures share it, and it has no '..'. A file name too long for that is cut and ends
-        in a hash of the whole; a folder that is named like one of our files gets a '_'.
+        No two pictures share it, and it has no '..'. A file name too long for that, or one of a
+        list that leads elsewhere, is cut and ends in a hash of the whole; a folder that is named
+        like one of our files gets a '_'.
         """
-        folder, _, file = self.name.rpartition("/")
+        parts = [part for part in self.name.split("/") if part not in ("", ".", "..")]
+        folder, file = "/".join(parts[:-1]), parts[-1]
         folder = re.sub(r"(\.(?:png|npy)_*)(?=/|$)", r"\1_", folder)
-        if len(os.fsencode(file + suffix)) > _LONGEST:
+        elsewhere = "/".join(parts) != self.name
+        if elsewhere or len(os.fsencode(file + suffix)) > _LONGEST:
             digest = hashlib.sha256(os.fsencode(self.name)).hexdigest()[:16]
             file = f"{os.fsencode(file)[:120].decode(errors='replace')}-{digest}"
         return f"{folder}/{file}{suffix}" if folder else file + suffix
@@ -72,8 +95,8 @@ def find(pattern: str | os.PathLike) -> list[Source]:
     if not text:
         raise UserError("no input: give a picture, a folder of pictures, or a glob pattern")
     if os.path.isdir(text):
-        base, found = text, listing.walk(text, recursive=True)
-    elif os.path.exists(text):
+        return _some(text, list(below(pathlib.Path(text))))
+    if os.path.exists(text):
         base, found = os.path.dirname(text), listing.Listing([pathlib.Path(text)])
     elif glob.has_magic(text):
         base, tail = _base(text)
@@ -81,7 +104,11 @@ def find(pattern: str | os.PathLike) -> list[Source]:
     else:
         where = " (input is read from local folders only)" if "://" in text else ""
         raise UserError(f"no such file or folder: {text}{where}")
-    sources = _named(base, found)
+    return _some(text, _named(base, found))
+
+
+def _some(text: str, sources: list[Source]) -> list[Source]:
+    """The sources, with a picture among them."""
     if all(source.left_out for source in sources):
         missed = listing.told([(s.path, s.left_out) for s in sources])
         raise UserError(
@@ -91,17 +118,20 @@ def find(pattern: str | os.PathLike) -> list[Source]:
     return sources
 
 
-def within(folder: pathlib.Path, file: pathlib.Path | None = None) -> list[Source]:
-    """As `find` of a folder, but nothing is an error: no folder, or no pictures, give none.
+def below(folder: pathlib.Path) -> Iterator[Source]:
+    """As `find` of a folder, one after another; no folder, or no pictures, give none."""
+    base = os.path.abspath(folder)
+    for path, kind in listing.entries(folder, recursive=True):
+        if kind not in (listing.FOLDER, listing.PASSED_OVER):
+            source = _source(base, path, kind)
+            if not is_result(source):
+                yield source
 
-    Args:
-      folder: with all below it.
-      file: if given, of this file in it alone.
-    """
+
+def within(folder: pathlib.Path, file: pathlib.Path) -> list[Source]:
+    """As `below`, of one file in the folder alone."""
     found = listing.Listing()
-    if file is None:
-        found = listing.walk(folder, recursive=True)
-    elif not any(map(listing.is_junk, file.relative_to(folder).parts)):
+    if not any(map(listing.is_junk, file.relative_to(folder).parts)):
         found.add(file)
     return _named(os.fspath(folder), found)
 
@@ -112,7 +142,7 @@ def _named(base: str, found: listing.Listing) -> list[Source]:
     sources = {
         source.name: source
         for path, left_out in [*((path, "") for path in found.pictures), *found.left_out]
-        if not _is_result(source := _source(base, path, left_out))
+        if not is_result(source := _source(base, path, left_out))
     }
     return sorted(sources.values())
 
@@ -165,7 +195,7 @@ def _opens(folder: pathlib.Path) -> bool:
     return True
 
 
-def _is_result(source: Source) -> bool:
+def is_result(source: Source) -> bool:
     """Whether a prediction wrote this file, into the maps or overlays of an output folder."""
     folders, path = source.name.split("/")[:-1], source.path
     if not set(folders) & set(RESULTS):
@@ -174,7 +204,7 @@ def _is_result(source: Source) -> bool:
         maps = path.parents[folders[::-1].index("maps")]
         path = maps.with_name("overlays") / path.relative_to(maps).with_suffix(".png")
     try:
-        with open(path, "rb") as opened:
+        with path.open("rb") as opened:
             return _MARKED in opened.read(256)
     except OSError:
         return False

@@ -41,7 +41,7 @@ def load(
         default what `--mode evaluate` stored. It takes the place of the threshold of the score
         only; confidences are then 0.5 at it, with the stored slope. Where none is stored, it also
         says which pixels belong to a region, and there are no confidences.
-      overrides: dotted keys to change in the run's configuration, such as {"predict.maps": "npy"}.
+      overrides: dotted keys to change in the run's configuration, such as {"evaluate.draws": 4}.
 
     Raises:
       UserError: no run, no checkpoint, no whole bundle, another model's run, scores made in

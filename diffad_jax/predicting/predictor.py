@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -49,6 +50,14 @@ class Predictor:
         self.config, self.step = model.config, model.step
         self.threshold, self.pixel_threshold, self.slope = threshold, pixel_threshold, slope
         self._model = model
+        self._warm, self._working, self._waiting = False, 0.0, 0.0  # s, after the first batch
+
+    def told(self) -> str:
+        """What has bounded the speed so far: the model, or reading the pictures."""
+        seconds = self._working + self._waiting
+        share = 100 * self._working / max(seconds, 1e-9)
+        bound = "by the model" if share > 50 else "by reading, resizing and writing pictures"
+        return f"the model was at work {share:.0f} % of {seconds:.0f} s: bound {bound}"
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
         """Judge one picture, or several.
@@ -110,13 +119,19 @@ class Predictor:
                 waiting.append(job)
                 yield from ((job, number) for number in range(job.missing))
 
-        remaining = tiles()
+        remaining, begun = tiles(), time.monotonic()
         while batch := list(itertools.islice(remaining, size)):
+            self._waiting += time.monotonic() - begun
+            begun = time.monotonic()
             images = np.stack([job.tile(number) for job, number in batch])
             judged = self._model.batch(images, size)
             values = np.concatenate([judged.anomaly_map, judged.reconstruction], axis=-1)
             for (job, number), score, value in zip(batch, judged.score, values, strict=True):
                 job.add(number, float(score), value)
+            self._working += time.monotonic() - begun
+            if not self._warm:  # the first one waits for the compiler
+                self._warm, self._working, self._waiting = True, 0.0, 0.0
+            begun = time.monotonic()
             while waiting and not waiting[0].missing:
                 yield waiting.popleft()
         yield from waiting  # unreadable ones at the end

@@ -7,14 +7,17 @@ import io
 import json
 import pathlib
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Float32, UInt8
 
+from diffad_jax.predicting.files import RESULTS
+from input_pipeline.on_disk import replacing
+
 TABLES = ("predictions.csv", "predictions.jsonl")
-PARTIAL = "predictions.partial"  # a folder in the output folder
 COLUMNS = (
     "picture",
     "score",
@@ -110,47 +113,25 @@ def json_line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-class Tables:
-    """predictions.csv and predictions.jsonl of an output folder: a line a picture, in order.
+def write(folder: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write both tables into a folder, `COLUMNS` of the rows alone; each whole or not at all."""
+    with contextlib.ExitStack() as stack:
+        partial = [stack.enter_context(replacing(folder / name)) for name in TABLES]
+        csv_file, jsonl_file = (
+            stack.enter_context(open(path, "w", **TEXT, newline="")) for path in partial
+        )
+        csv_file.write(HEADER)
+        for row in rows:
+            row = {name: row[name] for name in COLUMNS}
+            csv_file.write(csv_line(row))
+            jsonl_file.write(json_line(row))
 
-    While they grow, they and the files that they name lie in the folder predictions.partial in it,
-    and every line is whole on disk before the next picture. Leaving the context without an error
-    moves all of that to its place, the tables last: until then what an earlier run wrote is whole.
 
-    Attributes:
-      folder: where the files go that the tables name.
-    """
-
-    def __init__(self, output: pathlib.Path):
-        self._output, self.folder = output, output / PARTIAL
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> "Tables":
-        if self.folder.exists():  # of a run that did not end
-            shutil.rmtree(self.folder)
-        self.folder.mkdir()
-        files = []
-        for name in TABLES:
-            file = (self.folder / name).open("w", **TEXT, newline="")
-            files.append(self._stack.enter_context(file))
-        self._csv, self._jsonl = files
-        self._csv.write(HEADER)
-        return self
-
-    def write(self, row: dict[str, Any]) -> None:
-        """One picture; see `csv_line`."""
-        self._csv.write(csv_line(row))
-        self._jsonl.write(json_line(row))
-        self._csv.flush()
-        self._jsonl.flush()
-
-    def __exit__(self, kind, *_) -> None:
-        self._stack.close()
-        if kind is None:
-            tables = [self.folder / name for name in TABLES]
-            files = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
-            for path in (*(path for path in files if path not in tables), *tables):
-                place = self._output / path.relative_to(self.folder)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
-            shutil.rmtree(self.folder)
+def publish(folder: pathlib.Path, output: pathlib.Path) -> None:
+    """Move maps, overlays and at last the tables from a folder to the output, and remove it."""
+    files = [path for name in RESULTS for path in sorted((folder / name).rglob("*"))]
+    for path in (*(path for path in files if path.is_file()), *(folder / name for name in TABLES)):
+        place = output / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+    shutil.rmtree(folder)

@@ -4,7 +4,6 @@ Importing this loads no JAX.
 """
 
 import io
-import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,7 +58,7 @@ def judged(
 
 
 def write_maps(
-    folder: pathlib.Path,
+    folder: epath.PathLike,
     source: Source,
     picture: UInt8[np.ndarray, "h w 3"],
     found: Found,
@@ -71,10 +70,10 @@ def write_maps(
         "map": f"maps/{source.output(f'.{kind}')}",
         "overlay": f"overlays/{source.output('.png')}",
     }
-    files.write(epath.Path(folder / paths["map"]), _encoded(found.anomaly_map, kind))
+    files.write(epath.Path(folder) / paths["map"], _encoded(found.anomaly_map, kind))
     corners = [(box.x, box.y, box.width, box.height) for box in found.boxes]
     drawn = drawing.overlay(picture, found.anomaly_map, drawing.full_scale(pixel_threshold))
-    files.write(epath.Path(folder / paths["overlay"]), _png(drawing.frames(drawn, corners)))
+    files.write(epath.Path(folder) / paths["overlay"], _png(drawing.frames(drawn, corners)))
     return paths
 
 

@@ -15,7 +15,8 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from configs.errors import UserError
-from diffad_jax.runs import checksums, files, folder, processes, stopping
+from diffad_jax.runs import checksums, folder, processes, stopping
+from input_pipeline.on_disk import is_remote
 
 logger = logging.getLogger(__name__)
 State = TypeVar("State")
@@ -277,7 +278,7 @@ class Best:
 
 def place(workdir: epath.PathLike, name: str = LAST) -> epath.Path:
     """Where a run's checkpoints lie; absolute, as orbax wants it."""
-    remote = files.is_remote(workdir)
+    remote = is_remote(workdir)
     return epath.Path(workdir if remote else os.path.abspath(workdir)) / name
 
 

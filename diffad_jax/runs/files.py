@@ -67,8 +67,3 @@ def named(path: epath.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether a path is on an object store, such as gs://."""
-    return "://" in os.fspath(path)

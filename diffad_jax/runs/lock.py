@@ -13,9 +13,11 @@ from typing import Any
 from etils import epath
 
 from configs.errors import UserError
-from diffad_jax.runs.files import is_remote, write
+from diffad_jax.runs.files import write
+from input_pipeline.on_disk import is_remote
 
 logger = logging.getLogger(__name__)
+FILE = ".lock"
 
 
 class Hold:
@@ -28,7 +30,7 @@ class Hold:
 
     def __init__(self, workdir: epath.PathLike):
         self._workdir = epath.Path(workdir)
-        self._path = self._workdir / ".lock"
+        self._path = self._workdir / FILE
         self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
         self._descriptor: int | None = None
         self._remote = False

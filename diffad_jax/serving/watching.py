@@ -18,7 +18,7 @@ from watchdog import events, observers
 
 from configs.errors import UserError
 from diffad_jax.predicting import writing
-from diffad_jax.predicting.files import Source, within
+from diffad_jax.predicting.files import Source, below, within
 from diffad_jax.predicting.journal import Journal, Stamp
 from diffad_jax.serving.station import FAILED, Full, Part, Station
 from input_pipeline.folders.listing import UNREADABLE
@@ -117,7 +117,7 @@ class Watcher(events.FileSystemEventHandler):
         begun = time.monotonic()
         there = self._folder.is_dir() and os.path.ismount(self._folder) >= self._mounted
         self._observe(self._folder.stat().st_ino if there else 0)
-        found = within(self._folder) if there else []
+        found = list(below(self._folder)) if there else []
         pictures = [source for source in found if source.left_out != UNREADABLE]
         told = "a folder in the watched one cannot be read" if len(pictures) < len(found) else ""
         self._tell("folder", told if there else "the watched folder is not there")

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from configs.errors import UserError
 from input_pipeline.decoding.formats import EXTENSIONS
@@ -27,7 +27,7 @@ _OTHER_PICTURES = frozenset(
     .nef .nrw .arw .orf .rw2 .raf .pef .srw .x3f .npy .npz .mat .mp4 .mov .avi .mkv .webm .btf .dib
     """.split()
 )
-UNREADABLE = "unreadable folder"
+UNREADABLE, FOLDER, PASSED_OVER = "unreadable folder", "folder", "passed over"
 
 
 @dataclasses.dataclass
@@ -44,17 +44,27 @@ class Listing:
     left_out: list[tuple[pathlib.Path, str]] = dataclasses.field(default_factory=list)
     passed_over: list[pathlib.Path] = dataclasses.field(default_factory=list)
 
-    def add(self, path: pathlib.Path) -> None:
-        """Sort a file in by its name."""
-        ending = path.suffix.lower()
-        if is_junk(path.name):
+    def add(self, path: pathlib.Path, kind: str | None = None) -> None:
+        """Sort a path in; `kind` as of `entries`, by default that of a file of this name."""
+        kind = kind_of(path) if kind is None else kind
+        if kind == FOLDER:
+            self.folders.append(path)
+        elif kind == PASSED_OVER:
             self.passed_over.append(path)
-        elif ending in EXTENSIONS:
-            self.pictures.append(path)
-        elif ending in _OTHER_PICTURES:
-            self.left_out.append((path, ending))
+        elif kind:
+            self.left_out.append((path, kind))
         else:
-            self.passed_over.append(path)
+            self.pictures.append(path)
+
+
+def kind_of(path: pathlib.PurePath) -> str:
+    """What a file of this name is: "" a picture, another format's ending, or `PASSED_OVER`."""
+    ending = path.suffix.lower()
+    if is_junk(path.name):
+        return PASSED_OVER
+    if ending in EXTENSIONS:
+        return ""
+    return ending if ending in _OTHER_PICTURES else PASSED_OVER
 
 
 def is_junk(name: str) -> bool:
@@ -69,35 +79,52 @@ def walk(folder: str | os.PathLike, recursive: bool = False) -> Listing:
     folder that is reached twice, as through a link to one above it, is searched once.
     """
     found = Listing()
-    _collect(pathlib.Path(folder), recursive, set(), found)
+    for path, kind in entries(folder, recursive):
+        found.add(path, kind)
     for things in (found.pictures, found.folders, found.passed_over):
         things.sort(key=lambda path: path.as_posix())
     found.left_out.sort(key=lambda pair: pair[0].as_posix())
     return found
 
 
-def _collect(folder: pathlib.Path, recursive: bool, seen: set[str], found: Listing) -> None:
+def entries(
+    folder: str | os.PathLike, recursive: bool = False, seen: set[str] | None = None
+) -> Iterator[tuple[pathlib.Path, str]]:
+    """What `walk` lists, one after another: a path, and "" for a picture, else what it is.
+
+    Pictures come sorted by path, whatever their number: a folder is read when its turn has come,
+    and no more than the names in it and in those above it are held.
+
+    Args:
+      folder: where to begin.
+      recursive: also what lies in the folders in it.
+      seen: real paths of folders that are not searched (again).
+    """
+    seen = set() if seen is None else seen
     real = os.path.realpath(folder)
     if real in seen:
         return
     seen.add(real)
+    folder = pathlib.Path(folder)
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as found:
+            # A folder's slash counts: so those below it come in the order of whole paths.
+            names = sorted(entry.name + "/" * _is_folder(entry) for entry in found)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError:
-        found.left_out.append((folder, UNREADABLE))
+        yield folder, UNREADABLE
         return
-    for entry in entries:
-        path = pathlib.Path(entry.path)
-        if not _is_folder(entry):
-            found.add(path)
-        elif is_junk(entry.name):
-            found.passed_over.append(path)
+    for name in names:
+        path = folder / name
+        if not name.endswith("/"):
+            yield path, kind_of(path)
+        elif is_junk(path.name):
+            yield path, PASSED_OVER
         else:
-            found.folders.append(path)
+            yield path, FOLDER
             if recursive:
-                _collect(path, True, seen, found)
+                yield from entries(path, True, seen)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -186,9 +213,13 @@ def key(name: str) -> str:
 
 
 def told(left_out: Iterable[tuple[pathlib.Path, str]]) -> str:
+    """How often each reason occurs, in words; see `counted`."""
+    return counted(collections.Counter(reason for _, reason in left_out))
+
+
+def counted(reasons: Mapping[str, int]) -> str:
     """How often each reason occurs, in words: '3 .heic, 2 unreadable folders'; '' for none."""
-    counts = collections.Counter(reason for _, reason in left_out)
     return ", ".join(
         f"{count} {reason}{'s' * (count > 1 and reason[0] != '.')}"
-        for reason, count in sorted(counts.items())
+        for reason, count in sorted(reasons.items())
     )

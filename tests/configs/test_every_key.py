@@ -178,7 +178,6 @@ ELSEWHERE = {
     "evaluate.grid_rows": "configs/test_every_key.py::test_rows_of_the_grid",
     "evaluate.exact_pictures": "test_evaluate.py::test_a_large_set_gives_what_a_small_one_gives",
     "predict.tile_overlap": "test_predict.py::test_tiles_of_a_large_picture",
-    "predict.maps": "test_predict.py::test_maps_as_npy",
 }
 
 

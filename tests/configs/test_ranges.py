@@ -110,7 +110,6 @@ RANGES = {
     "evaluate.grid_rows": COUNT,
     "evaluate.exact_pictures": FROM_0,
     "predict.tile_overlap": ([-0.1, 0.91], [0.0, 0.9]),
-    "predict.maps": WORD,
 }
 
 

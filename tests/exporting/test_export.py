@@ -158,7 +158,7 @@ def test_what_cannot_be_exported_is_one_line(run, made, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"tile_overlap is 0\.25, but a bundle judges whole"):
         export.run(run[0], tmp_path / "m", overrides={"predict.tile_overlap": 0.25})
     with pytest.raises(UserError, match="its configuration cannot be changed"):
-        predict.load(made, overrides={"predict.maps": "npy"})
+        predict.load(made, overrides={"predict.tile_overlap": 0.5})
     with pytest.raises(UserError, match=r"model\.prediction is 'preconditioned', the authors'"):
         export.check_theirs(helpers.parsed(model__prediction="preconditioned").model)
     assert list(tmp_path.iterdir()) == []

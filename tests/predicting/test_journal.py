@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from diffad_jax.predicting import writing
+from diffad_jax.predicting import results, writing
 from diffad_jax.predicting.journal import Journal
-from diffad_jax.predicting.results import COLUMNS, Tables
+from diffad_jax.predicting.results import COLUMNS
 from diffad_jax.runs import files
 
 LINES, TABLE = "predictions.jsonl", "predictions.csv"
@@ -30,9 +30,7 @@ def three(folder):
 def test_the_tables_are_those_of_a_prediction(tmp_path):
     ours = three(tmp_path / "ours")
     (tmp_path / "theirs").mkdir()
-    with Tables(tmp_path / "theirs") as tables:
-        for name in ("a.png", ODD, 'c,".png'):
-            tables.write(row(name))
+    results.write(tmp_path / "theirs", map(row, ("a.png", ODD, 'c,".png')))
     theirs = {name: (tmp_path / "theirs" / name).read_bytes() for name in ours}
     assert ours[TABLE] == theirs[TABLE]
     lines = [map(json.loads, tables[LINES].splitlines()) for tables in (ours, theirs)]

@@ -11,7 +11,8 @@ import pytest
 from configs.errors import UserError
 from diffad_jax import predict
 from diffad_jax.method import judging, optim, train_state
-from diffad_jax.predicting import predictor, results
+from diffad_jax.predicting import predictor
+from diffad_jax.predicting.parts import Parts
 from diffad_jax.runs import lock, sharding
 from diffad_jax.scoring import scorer
 from tests.support import folders, helpers, toy_model
@@ -51,36 +52,39 @@ def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_killed_run_leaves_the_old_results_and_whole_lines(
+def test_a_stopped_run_leaves_the_old_results_and_goes_on(
     model, shared, pictures, monkeypatch, tmp_path
 ):
-    """The same command then does all of it."""
     predict.run(RUN, pictures, tmp_path)
     complete = contents(tmp_path)
-    write = results.Tables.write
-
-    def killed(self, row):
-        if row["picture"] == "006.png":
-            raise KeyboardInterrupt
-        write(self, row)
-
     other = copy.copy(model)
     other.threshold, other.slope = 0.0, 1.0  # so that the new results are not the old ones
     monkeypatch.setattr(predict, "load", lambda *_: other)
-    monkeypatch.setattr(results.Tables, "write", killed)
-    with pytest.raises(KeyboardInterrupt, match=r"^by Ctrl-C, 3 of 6 pictures are in .*partial; "):
-        predict.run(RUN, pictures, tmp_path)
+    add = Parts.add
+
+    def stopped(self, source, row):
+        if source.name == "006.png":
+            raise KeyboardInterrupt
+        add(self, source, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "add", stopped)
+        with pytest.raises(KeyboardInterrupt, match=r"^by Ctrl-C, 3 pictures are done: the same"):
+            predict.run(RUN, pictures, tmp_path)
     partial = tmp_path / "predictions.partial"
-    rows = lines(partial / "predictions.jsonl")
+    rows = lines(partial / "0000000000.jsonl")
     assert [r["picture"] for r in rows] == ["000.png", "002.png", "004.png"]
     assert all((partial / row[key]).exists() for row in rows for key in ("map", "overlay"))
     now = contents(tmp_path)
     assert {path: now[path] for path in complete} == complete
     assert set(now) - set(complete) == {path for path in now if path.parts[0] == partial.name}
-    monkeypatch.setattr(results.Tables, "write", write)
+    seen = []
+    monkeypatch.setattr(Parts, "add", lambda *args: (seen.append(args[1].name), add(*args)))
     predict.run(RUN, pictures, tmp_path)
+    assert seen == ["006.png", "008.png", "010.png"]
     assert set(contents(tmp_path)) == set(complete)
-    assert {row["threshold"] for row in lines(tmp_path / "predictions.jsonl")} == {0.0}
+    rows = lines(tmp_path / "predictions.jsonl")
+    assert {row["threshold"] for row in rows} == {0.0} and len(rows) == 6
 
 
 def test_what_is_left_out_is_told(shared, monkeypatch, tmp_path, caplog):

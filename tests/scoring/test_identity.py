@@ -57,10 +57,9 @@ def test_another_way_to_score_is_refused_unless_a_threshold_is_given(run, tmp_pa
         predict.load(work, overrides={"evaluate.draws": 2})
     with pytest.raises(UserError, match=told):
         predict.load(work, configured(tmp_path, evaluate__draws=2))
-    model = predict.load(
-        work, threshold=0.5, overrides={"evaluate.draws": 2, "predict.maps": "npy"}
-    )
-    assert (model.config.evaluate.draws, model.config.predict.maps) == (2, "npy")
+    overrides = {"evaluate.draws": 2, "predict.tile_overlap": 0.5}
+    model = predict.load(work, threshold=0.5, overrides=overrides)
+    assert (model.config.evaluate.draws, model.config.predict.tile_overlap) == (2, 0.5)
     assert predict.load(work, config).config == config
 
 
