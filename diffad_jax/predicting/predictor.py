@@ -53,9 +53,11 @@ class Predictor:
         self._warm, self._working, self._waiting = False, 0.0, 0.0  # s, after the first batch
 
     def told(self) -> str:
-        """What has bounded the speed so far: the model, or reading the pictures."""
+        """What has bounded the speed after the first batch: the model, or reading the pictures."""
         seconds = self._working + self._waiting
-        share = 100 * self._working / max(seconds, 1e-9)
+        if not seconds:
+            return "too few pictures to tell what bounds the speed"
+        share = 100 * self._working / seconds
         bound = "by the model" if share > 50 else "by reading, resizing and writing pictures"
         return f"the model was at work {share:.0f} % of {seconds:.0f} s: bound {bound}"
 

@@ -1,0 +1,1 @@
+"""Runs of the program under schedulers, on object stores and with long lists of pictures."""
