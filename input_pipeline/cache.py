@@ -1,7 +1,7 @@
 """The folder `data.cache_dir`: how large it is, and what in it is not used.
 
 CACHE/anomaly_pictures/NAME/VERSION/   a prepared set, see `sealed`
-CACHE/foregrounds/NAME.npy             computed foregrounds
+CACHE/foregrounds/NAME/                computed foregrounds, sealed likewise
 CACHE/contents/ID.json                 which files were read, and when (`contents.Known`)
 CACHE/tfds/NAME/                       pictures of a public set
 """
@@ -22,7 +22,7 @@ from input_pipeline.on_disk import files_of, is_remote
 SETS, FOREGROUNDS = "anomaly_pictures", "foregrounds"
 # What we make is known by its name (`PicturesConfig.name`, `foreground.path_of`).
 _STATE = re.compile(r".*-\d+-[a-z]+-[a-z]+-[0-9a-f]{12}")
-_PLANES = re.compile(r".*-[0-9a-f]{16}\.npy")
+_PLANES = re.compile(r".*-[0-9a-f]{16}(\.npy)?")  # a file up to version 0.1
 _LEFTOVER = 24 * 3600.0  # seconds: what a killed process left; younger may be being written
 _MB = 1e6  # bytes
 

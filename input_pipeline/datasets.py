@@ -37,6 +37,7 @@ class Category:
     held_out: Pictures
     kind: str  # object or texture
     folder: str
+    as_read: str = ""  # data.resize and data.fit: how the pictures became squares
     # Of a texture: parts of a picture where anomalies may lie, 255, one to be drawn for each
     # example; the pictures in `thresh/`, as the authors have them. None: there are none.
     parts: UInt8[np.ndarray, "k s s 1"] | None = None
@@ -160,6 +161,7 @@ def load_category(
         held_out=prepared.pictures("train", np.flatnonzero(aside)),
         kind=prepared.kind,
         folder=str(folder_of(data)),
+        as_read=f"{data.resize}-{data.fit}",
         parts=planes[np.arange(len(parts))][..., :1].copy() if parts else None,  # few: in memory
     )
     if not data.corrections:

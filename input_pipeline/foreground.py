@@ -7,20 +7,22 @@ never stops a run. `--mode foregrounds` shows them all.
 
 import dataclasses
 import hashlib
-import io
+import json
 import logging
-import math
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Literal
 
+import joblib
 import numpy as np
 import tensorflow as tf
+from etils import epath
 from jaxtyping import UInt8
 from scipy import ndimage
 
-from input_pipeline import cache
+from configs.errors import UserError
+from input_pipeline import cache, sealed
 from input_pipeline.datasets import Category
 from input_pipeline.on_disk import Stored, chunks, is_remote, replacing
 
@@ -30,7 +32,8 @@ logger = logging.getLogger(__name__)
 FILE, COMPUTED, RANDOM, FULL = SOURCES = ("file", "computed", "random", "full")
 
 _VERSION = 2  # of `object_foreground`: a new number makes the cached ones be found anew
-_DIGEST = 32  # bytes of a sha256
+_PLANES = "planes.npy"
+_MANY = 1000  # pictures: fewer are found before other processes have started
 _WORKING_SIZE = 128  # px; finer detail of an outline does not matter here
 _BORDER = 0.04  # of the width: the frame of a picture that is taken for background
 _NOISE_FACTOR = 4.0  # standard deviations of the background that still count as background
@@ -90,82 +93,76 @@ def _sources(category: Category, choice: str) -> list[str]:
 
 
 def path_of(category: Category, cache_dir: str) -> pathlib.Path:
-    """Where the computed foregrounds of a category's training pictures are kept.
+    """The folder of a category's computed foregrounds, for its training pictures.
 
-    Named by the category and by all that decides them: the pictures' pixels and `_VERSION`.
+    Named by the category and by all that decides them: what the pictures' files hold, how they
+    became squares, and `_VERSION`.
     """
-    images = category.train.images
-    digest = hashlib.sha256(f"{_VERSION} {images.shape}".encode())
-    for chunk in _chunks(images):
-        digest.update(chunk.data)
-    name = f"{cache.plain(pathlib.Path(category.folder).name)}-{digest.hexdigest()[:16]}.npy"
+    train = category.train
+    facts = [_VERSION, list(train.images.shape), category.as_read, train.stamps]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    name = f"{cache.plain(pathlib.Path(category.folder).name)}-{digest}"
     return pathlib.Path(os.path.expanduser(cache_dir)) / cache.FOREGROUNDS / name
 
 
 def _cached(category: Category, cache_dir: str) -> np.ndarray:
     """u8[n, s, s, 1]: `object_foreground` of all pictures, from the cache where it is there.
 
-    For pictures that stay on disk it stays there, too. A damaged file is written anew; a cache that
+    For pictures that stay on disk it stays there, too. What is damaged is found anew; a cache that
     cannot be written is no error.
     """
     images = category.train.images
-    shape = (*images.shape[:3], 1)
-    path = path_of(category, cache_dir)
+    path = epath.Path(path_of(category, cache_dir))
     mode: Literal["r"] | None = None if isinstance(images, np.ndarray) else "r"
     try:
         if is_remote(cache_dir):
             raise OSError("not a local folder")
-        if not _whole(path, shape):
-            logger.info("finding the object in %d pictures (once)", len(images))
-            _write(path, shape, map(object_foreground, _chunks(images)))
-        return np.load(path, mmap_mode=mode)
-    except (OSError, ValueError, EOFError) as error:  # full, read-only or remote
+        if wrong := _problem(path, cache_dir):
+            if sealed.there(path):
+                logger.warning("%s is damaged (%s): its foregrounds are found again", path, wrong)
+                sealed.take_away(path)
+            _write(path, images)
+        return np.load(path / _PLANES, mmap_mode=mode)
+    except (OSError, ValueError, EOFError, UserError) as error:  # full, read-only or remote
         logger.warning("foregrounds are not kept in %s: %s", path.parent, error)
-    return np.concatenate([object_foreground(chunk) for chunk in _chunks(images)])
+    return np.concatenate(list(_found(images)))
 
 
-def _chunks(images: np.ndarray | Stored) -> Iterator[np.ndarray]:
-    """Some pictures at a time."""
-    return (images[rows] for rows in chunks(len(images)))
+def _problem(path: epath.Path, cache_dir: str) -> str:
+    """What is wrong with a folder of foregrounds; '': nothing."""
+    found = sealed.problem(path, cache_dir, (_PLANES,))
+    return "it has no seal" if found is None else found
 
 
-def _write(path: pathlib.Path, shape: tuple[int, ...], planes: Iterator[np.ndarray]) -> None:
-    """A NumPy file of u8[shape], which need not fit into memory, and after it sha256 of it all."""
-    with replacing(path) as partial, open(partial, "wb") as file:
-        digest = hashlib.sha256(_header(shape))
-        file.write(_header(shape))
-        for some in planes:
-            file.write(some.data)
-            digest.update(some.data)
-        file.write(digest.digest())
+def _write(path: epath.Path, images: np.ndarray | Stored) -> None:
+    """A sealed folder with a NumPy file of u8[n, s, s, 1], which need not fit into memory."""
+    shape = (*images.shape[:3], 1)
+    with replacing(path) as partial:
+        partial.mkdir()
+        with open(partial / _PLANES, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for some in _found(images):
+                file.write(some.data)
+        sealed.seal(partial)
 
 
-def _whole(path: pathlib.Path, shape: tuple[int, ...]) -> bool:
-    """Whether a file is as `_write` wrote it; where it is there and is not, this is logged."""
-    if not path.exists():
-        return False
-    header, digest = _header(shape), hashlib.sha256()
-    left = len(header) + math.prod(shape)
-    with open(path, "rb") as file:
-        fits = file.read(len(header)) == header and path.stat().st_size == left + _DIGEST
-        file.seek(0)
-        while fits and left:
-            block = file.read(min(left, 2**22))
-            digest.update(block)
-            left -= len(block)
-            fits = bool(block)
-        fits = fits and file.read() == digest.digest()
-    if not fits:
-        logger.warning("%s is damaged: its foregrounds are found again", path)
-    return fits
-
-
-def _header(shape: tuple[int, ...]) -> bytes:
-    """How a NumPy file of u8[shape] begins."""
-    file = io.BytesIO()
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file.getvalue()
+def _found(images: np.ndarray | Stored) -> Iterator[UInt8[np.ndarray, "k s s 1"]]:
+    """`object_foreground` of all pictures, some at a time; of many, by all cores."""
+    logger.info("finding the object in %d pictures (once)", len(images))
+    some = (images[rows] for rows in chunks(len(images)))
+    found: Iterator[np.ndarray] = map(object_foreground, some)
+    if len(images) >= _MANY:
+        jobs = map(joblib.delayed(object_foreground), some)
+        found = joblib.Parallel(n_jobs=-1, return_as="generator")(jobs)
+    failed = 0
+    for planes in found:
+        failed += int(planes.all((1, 2, 3)).sum())
+        yield planes
+    if failed:
+        logger.info(
+            "no object found in %d of %d pictures: anomalies go anywhere", failed, len(images)
+        )
 
 
 def object_foreground(images: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray, "n s s 1"]:
@@ -179,15 +176,10 @@ def object_foreground(images: UInt8[np.ndarray, "n s s 3"]) -> UInt8[np.ndarray,
     """
     n, size = images.shape[:2]
     result = np.full((n, size, size, 1), 255, np.uint8)
-    failed = 0
     for i, image in enumerate(images):
         mask = _outline(_shrink(image))
         if _AREA_RANGE[0] <= mask.mean() <= _AREA_RANGE[1]:
             result[i, ..., 0] = 255 * _enlarge(mask, size)
-        else:
-            failed += 1
-    if failed:
-        logger.info("no object found in %d of %d pictures: anomalies go anywhere", failed, n)
     return result
 
 

@@ -138,8 +138,8 @@ def seal(path: epath.Path) -> None:
             partial.write_text(json.dumps(content, indent=0))
 
 
-def problem(path: epath.Path, cache_dir: str) -> str | None:
-    """What is wrong with a prepared set, in words: '' where it is as sealed, None without a seal.
+def problem(path: epath.Path, cache_dir: str, needed: Sequence[str] = _NEEDED) -> str | None:
+    """What is wrong with a sealed folder, in words: '' where it is as sealed, None without a seal.
 
     Sizes are always compared, digests where a file was touched since they last were.
 
@@ -148,7 +148,7 @@ def problem(path: epath.Path, cache_dir: str) -> str | None:
     """
     if not path.is_dir():
         return "it is no folder"
-    for name in _NEEDED:
+    for name in needed:
         if not (path / name).is_file():
             return f"{name} is missing"
     try:
@@ -156,7 +156,7 @@ def problem(path: epath.Path, cache_dir: str) -> str | None:
         entries = {str(name): (int(size), str(mark)) for name, (size, mark) in found.items()}
     except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, AttributeError):
         return None
-    if not entries.keys() >= set(_NEEDED):
+    if not entries.keys() >= set(needed):
         return None
     for name, (size, _) in entries.items():
         file = path / name

@@ -149,9 +149,8 @@ def test_the_overview_marks_what_a_person_should_look_at(root, made):
     images[1] = 100  # nothing to see
     images[2] = images[2, 0, 0]
     images[2, 4:12, 4:12] = 250  # a much smaller part
-    changed = dataclasses.replace(
-        category, train=dataclasses.replace(category.train, images=images)
-    )
+    train = dataclasses.replace(category.train, images=images, stamps=[*"abcde"])
+    changed = dataclasses.replace(category, train=train)
     found = foregrounds_for(changed, "auto", str(root / "cache"))
     rows = foregrounds.rows(changed, found, layout)
     assert [bool(row.alarm) for row in rows] == [False, True, True, False, False]

@@ -128,7 +128,7 @@ def category(kind, foregrounds=None, has=None, n=4):
         labels=np.zeros(n, np.int32),
         defects=["good"] * n,
         names=[f"{i}.png" for i in range(n)],
-        stamps=[""] * n,
+        stamps=[f"{i:012x}" for i in range(n)],
         foregrounds=foregrounds,
         has_foreground=np.zeros(n, bool) if has is None else np.array(has),
     )
@@ -165,21 +165,35 @@ def test_objects_are_found_once(tmp_path, monkeypatch):
     again = foreground.foregrounds_for(category("object"), "auto", str(tmp_path)).computed
     np.testing.assert_array_equal(found, again)
     changed = category("object")
-    changed.train.images[0, 0, 0] += 1
-    with pytest.raises(ZeroDivisionError):
-        foreground.foregrounds_for(changed, "auto", str(tmp_path))
+    changed.train.stamps[0] = "another file"
+    padded = dataclasses.replace(category("object"), as_read="antialias-pad")
+    for other in (changed, padded):
+        with pytest.raises(ZeroDivisionError):
+            foreground.foregrounds_for(other, "auto", str(tmp_path))
     # What a failure leaves is not taken for a result, nor does it stay.
     assert len(list((tmp_path / "foregrounds").iterdir())) == 1
 
 
 def test_a_damaged_cache_is_no_error(tmp_path, caplog):
     found = foreground.foregrounds_for(category("object"), "auto", str(tmp_path)).computed
-    (file,) = (tmp_path / "foregrounds").iterdir()
+    (file,) = (tmp_path / "foregrounds").glob("*/planes.npy")
     for content in (file.read_bytes()[:300], b""):
         file.write_bytes(content)
         again = foreground.foregrounds_for(category("object"), "auto", str(tmp_path)).computed
         np.testing.assert_array_equal(found, again)
         assert str(file.parent) in caplog.text
+
+
+def test_many_are_found_by_several_processes_and_told_in_one_line(tmp_path, monkeypatch, caplog):
+    some = category("object", n=70)  # more than a chunk
+    some.train.images[3] = some.train.images[69] = 100  # nothing to see
+    expected = foreground.object_foreground(some.train.images)
+    monkeypatch.setattr(foreground, "_MANY", 70)
+    with caplog.at_level("INFO"):
+        found = foreground.foregrounds_for(some, "auto", str(tmp_path)).computed
+    np.testing.assert_array_equal(found, expected)
+    told = [text for text in caplog.messages if "no object" in text]
+    assert told == ["no object found in 2 of 70 pictures: anomalies go anywhere"]
 
 
 @pytest.mark.parametrize("cache", ["/dev/null", "gs://bucket/cache"])
