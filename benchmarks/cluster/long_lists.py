@@ -77,6 +77,7 @@ def commands(folder: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
     data = [
         *("--config=test", "--config.data.category=many", f"--config.data.root={folder}"),
         *(f"--config.data.cache_dir={folder}/cache", "--config.train.steps=2"),
+        "--config.evaluate.batch_size=64",
     ]
     run = [f"--workdir={folder}/run"]
     yield "check", ["--mode=check", *data]
