@@ -75,7 +75,17 @@ state() { scontrol show job "$1" | grep -o 'JobState=[A-Z_]*\|Restarts=[0-9]*' |
 over() { [[ $(state "$1") =~ COMPLETED|CANCELLED|FAILED|TIMEOUT|NODE_FAIL ]]; }
 waiting() { until over "$1"; do sleep 1; done; }
 line() { tail -n 1 "$1/metrics.jsonl" 2> /dev/null | grep -o '"step": [0-9]*' | tr -dc 0-9; }
-reached() { until [[ $(line "$1") -ge $2 ]]; do sleep 0.3; done; }
+hurry() {  # Slurm starts what is requeued after two minutes; this, at once
+  if [[ $(scontrol show job "$1") == *Reason=BeginTime* ]]; then
+    scontrol update JobId="$1" StartTime=now
+  fi
+}
+reached() {  # reached JOB RUN STEP: waits until the job has made that step, or has ended
+  until [[ $(line "$2") -ge $3 ]] || over "$1"; do
+    sleep 0.3
+    hurry "$1"
+  done
+}
 
 cluster() {
   by_hand
@@ -108,17 +118,18 @@ preempted() {
   say "sbatch --array=0-0 $FILE, which is stopped three times"
   local job rival
   job=$("${SBATCH[@]}" --array=0-0 --cpus-per-task=4 --job-name=preempted "$FILE" "${TINY[@]}")_0
-  reached "$RUNS/a" 2
+  reached "$job" "$RUNS/a" 2
   rival=$("${SBATCH[@]}" --partition=high --cpus-per-task=4 --wrap "sleep 2")
   echo "  preempted after step $(line "$RUNS/a") by job $rival of another partition"
   waiting "$rival"
-  reached "$RUNS/a" 5
+  reached "$job" "$RUNS/a" 5
   echo "  scontrol requeue after step $(line "$RUNS/a"): $(state "$job")"
   scontrol requeue "$job"
-  reached "$RUNS/a" 8
+  reached "$job" "$RUNS/a" 8
   echo "  scancel --signal=TERM --batch after step $(line "$RUNS/a"), as before the time limit:" \
     "$(state "$job")"
   scancel --signal=TERM --batch "$job"
+  reached "$job" "$RUNS/a" 12
   waiting "$job"
   echo "  $(state "$job")"
   grep -o 'told to stop: saving step [0-9]*\|steps [0-9]* to 12' "$WORK/preempted-${job%_0}_0.log" \
