@@ -9,5 +9,14 @@ class UserError(ValueError):
     """
 
 
+# Modules of the errors in which the clients of object stores tell what these answered.
+_OF_STORES = ("tensorflow.python.framework.errors", "google.api_core.", "google.auth.")
+
+
+def of_store(error: BaseException) -> bool:
+    """Whether an object store, or the way to it, is behind an error that is no OSError."""
+    return type(error).__module__.startswith(_OF_STORES)
+
+
 # What a person or the machine can mend: told in a line. Everything else is ours: a traceback.
 TOLD_IN_A_LINE = (UserError, FloatingPointError, OSError)

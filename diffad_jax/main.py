@@ -18,7 +18,7 @@ from absl import flags as absl_flags
 from ml_collections import config_flags
 
 from configs import schema, stored
-from configs.errors import TOLD_IN_A_LINE, UserError
+from configs.errors import TOLD_IN_A_LINE, UserError, of_store
 from diffad_jax.command_line import arguments, array
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,10 @@ def main(_: list[str]) -> None:
     try:
         status = call(FLAGS.mode)
     except TOLD_IN_A_LINE as error:
+        arguments.fail(error)
+    except Exception as error:
+        if not of_store(error):
+            raise
         arguments.fail(error)
     sys.exit(status)
 

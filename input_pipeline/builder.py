@@ -10,12 +10,14 @@ apache-beam mlcroissant`), one category at 256 px, or with any field:
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import multiprocessing
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -23,14 +25,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from configs.errors import UserError
+from configs.errors import UserError, of_store
 from input_pipeline import cache, corrections, sealed
 from input_pipeline.decoding.pictures import decode_foreground, decode_mask, decode_rgb
 from input_pipeline.decoding.resizing import resize_nearest, resize_picture
 from input_pipeline.folders.contents import check_name, stamped
 from input_pipeline.folders.layouts import LAYOUTS, resolve
 from input_pipeline.folders.scan import GOOD, Record, digest, parts, scan
-from input_pipeline.on_disk import chunks
+from input_pipeline.on_disk import chunks, files_of, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -190,17 +192,36 @@ def prepare(config: PicturesConfig, cache_dir: str) -> tfds.core.DatasetBuilder:
     logger.info("preparing %d pictures of %s (once)", len(config.records), config.folder)
     options = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats="skip")
     try:
-        with sealed.quiet():
-            builder = AnomalyPictures(config=config, data_dir=cache_dir)
+        with sealed.quiet(), _written_into(path, cache_dir) as folder:
+            builder = AnomalyPictures(config=config, data_dir=folder)
             builder.download_and_prepare(download_config=options, file_format="array_record")
-    except (OSError, RuntimeError) as error:  # the writer of the shards raises RuntimeError
+    except Exception as error:
+        # The writer of the shards raises RuntimeError.
+        if not isinstance(error, (OSError, RuntimeError)) and not of_store(error):
+            raise
         # Another process that prepares the same pictures may have been first to rename.
         if not sealed.there(path):
             raise _unwritable(cache_dir, error) from error
         return sealed.opened(path, cache_dir)
     sealed.seal(path)
     logger.info("%s", cache.told(cache_dir))
-    return builder
+    return sealed.opened(path, cache_dir) if is_remote(cache_dir) else builder
+
+
+@contextlib.contextmanager
+def _written_into(path: epath.Path, cache_dir: str) -> Iterator[str]:
+    """The folder to prepare the set of `path` in: a local one, as shards cannot be written to an
+    object store. From there it is copied, and last what says that it is whole.
+    """
+    if not is_remote(cache_dir):
+        yield cache_dir
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+        made = epath.Path(folder) / path.relative_to(cache_dir)
+        path.mkdir(parents=True, exist_ok=True)
+        for name in sorted(files_of(made), key=lambda name: (name.endswith(".json"), name)):
+            (made / name).copy(path / name, overwrite=True)
 
 
 def _unwritable(cache_dir: str, error: Exception) -> UserError:

@@ -14,7 +14,7 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from configs.errors import UserError
+from configs.errors import UserError, of_store
 from diffad_jax.runs import checksums, folder, processes, stopping
 from input_pipeline.on_disk import is_remote
 
@@ -312,7 +312,7 @@ def _damage(path: epath.Path) -> str:
 def _of_storage(error: BaseException | None) -> bool:
     """Whether a disk or an object store is behind an error, or one that caused it."""
     while error is not None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) or of_store(error):
             return True
         if isinstance(error, (ValueError, RuntimeError)) and _STATUS.match(str(error)):
             return True

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from configs.errors import of_store
 from input_pipeline.on_disk import replacing
 
 
@@ -62,8 +63,14 @@ def _cut(file: io.FileIO) -> int:
 
 @contextlib.contextmanager
 def named(path: epath.PathLike) -> Iterator[None]:
-    """A context whose OSError names the path: writing to a full disk does not by itself."""
+    """A context whose OSError names the path: writing to a full disk does not by itself.
+
+    What an object store refused becomes one.
+    """
     try:
         yield
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+    except Exception as error:
+        if not isinstance(error, OSError) and not of_store(error):
+            raise
+        said = getattr(error, "strerror", None) or error
+        raise OSError(f"{path} cannot be written: {said}") from error
