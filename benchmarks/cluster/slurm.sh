@@ -11,7 +11,7 @@ S=$(mktemp -d)  # configuration, sockets, logs and state of the daemons
 export SLURM_CONF=$S/slurm.conf
 daemons=()
 stop() {
-  scancel --user="$USER" 2> /dev/null || true
+  scancel --user="$USER" 2> /dev/null || true  # of this Slurm, by SLURM_CONF
   sleep 1
   kill "${daemons[@]}" 2> /dev/null || true
   wait
@@ -47,6 +47,7 @@ ReturnToService=2
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+PreemptParameters=send_user_signal
 KillWait=60
 NodeName=$host NodeAddr=127.0.0.1 CPUs=4
 PartitionName=low Nodes=$host Default=YES PriorityTier=1 GraceTime=60
@@ -122,13 +123,15 @@ preempted() {
   rival=$("${SBATCH[@]}" --partition=high --cpus-per-task=4 --wrap "sleep 2")
   echo "  preempted after step $(line "$RUNS/a") by job $rival of another partition"
   waiting "$rival"
-  reached "$job" "$RUNS/a" 5
+  reached "$job" "$RUNS/a" $(($(line "$RUNS/a") + 1))
   echo "  scontrol requeue after step $(line "$RUNS/a"): $(state "$job")"
   scontrol requeue "$job"
-  reached "$job" "$RUNS/a" 8
+  sleep 3  # it saves
+  reached "$job" "$RUNS/a" $(($(line "$RUNS/a") + 1))
   echo "  scancel --signal=TERM --batch after step $(line "$RUNS/a"), as before the time limit:" \
     "$(state "$job")"
-  scancel --signal=TERM --batch "$job"
+  scancel --signal=TERM --batch "$job" || true
+  sleep 3
   reached "$job" "$RUNS/a" 12
   waiting "$job"
   echo "  $(state "$job")"

@@ -38,7 +38,7 @@ def joined(
       process_id: of this one, from 0.
 
     Raises:
-      UserError: some of the three are given, but not all.
+      UserError: some of the three are given, but not all; or none, and Open MPI 5 started this.
     """
     given = (coordinator, num_processes, process_id)
     if None in given and given not in ((None,) * 3, (None, 1, None)):
@@ -49,6 +49,12 @@ def joined(
     if num_processes == 1 or (num_processes is None and not managed(os.environ)):
         yield
         return
+    if coordinator is None and _open_mpi_5(os.environ):
+        raise UserError(
+            "mpirun since Open MPI 5 does not say where process 0 runs: give "
+            f"--coordinator=HOST:PORT --num_processes={os.environ['OMPI_COMM_WORLD_SIZE']} "
+            "--process_id=$OMPI_COMM_WORLD_RANK, which a shell started by mpirun fills in"
+        )
     jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     logger.info("process %d of %d", jax.process_index(), jax.process_count())
     try:
@@ -61,7 +67,7 @@ def joined(
 
 
 def managed(environment: Mapping[str, str]) -> bool:
-    """Whether a manager that JAX can ask has started several processes.
+    """Whether a manager has started several processes. JAX can ask each but Open MPI 5.
 
     One process of a manager uses all devices it sees, so there is nothing to join. (JAX would give
     the only task of a Slurm job a single GPU.)
@@ -72,7 +78,7 @@ def managed(environment: Mapping[str, str]) -> bool:
 
     if {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= set(environment):
         return several("SLURM_NTASKS")
-    if "OMPI_MCA_orte_hnp_uri" in environment:  # set by mpirun up to Open MPI 4
+    if "OMPI_COMM_WORLD_SIZE" in environment:
         return several("OMPI_COMM_WORLD_SIZE")
     if "KUBERNETES_SERVICE_HOST" in environment:
         # Any pod has that variable; only one of an indexed job has its number.
@@ -81,6 +87,12 @@ def managed(environment: Mapping[str, str]) -> bool:
     if "TPU_WORKER_HOSTNAMES" in environment:
         return "," in environment["TPU_WORKER_HOSTNAMES"]
     return _on_tpu_vm(environment)
+
+
+def _open_mpi_5(environment: Mapping[str, str]) -> bool:
+    """Whether it was mpirun, and without the address by which JAX finds process 0, as up to 4."""
+    names = ("OMPI_COMM_WORLD_SIZE", "OMPI_MCA_orte_hnp_uri", "SLURM_STEP_NODELIST")
+    return [name in environment for name in names] == [True, False, False]
 
 
 def _on_tpu_vm(environment: Mapping[str, str]) -> bool:

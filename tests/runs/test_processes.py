@@ -185,6 +185,8 @@ MANAGED = {
     ),
     "a shell in a Slurm job": ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False),
     "Open MPI": ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://h:1", "OMPI_COMM_WORLD_SIZE": "4"}, True),
+    "Open MPI 5": ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4"}, True),
+    "one process of Open MPI": ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
     "an indexed job of Kubernetes": (
         {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"},
         True,
@@ -210,6 +212,24 @@ def test_joining_by_half_is_refused(monkeypatch):
     for given in ((None, None, None), (None, 1, None)):
         with processes.joined(*given):
             pass
+
+
+def test_open_mpi_5_needs_a_coordinator(monkeypatch):
+    """JAX finds process 0 by a variable that mpirun has set up to 4."""
+    joined = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: joined.append(given))
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    told = r"give --coordinator=HOST:PORT --num_processes=2 --process_id=\$OMPI_COMM_WORLD_RANK"
+    with pytest.raises(UserError, match=told):
+        with processes.joined():
+            pass
+    with processes.joined("host:1", 2, 0):
+        pass
+    monkeypatch.setenv("OMPI_MCA_orte_hnp_uri", "1.0;tcp://h:1")
+    with processes.joined():
+        pass
+    assert joined == [("host:1", 2, 0), (None, None, None)]
 
 
 def test_a_problem_of_the_first_process_is_everybodys():
