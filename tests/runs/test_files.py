@@ -69,3 +69,13 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path):
 def test_a_full_disk_is_named():
     with pytest.raises(OSError, match="/dev/full cannot be written: No space left on device"):
         files.append("/dev/full", "one\n")
+
+
+def test_what_an_object_store_refuses_names_the_path(tmp_path):
+    """Its client's errors are no OSErrors, and begin in modules that need not be imported."""
+    kind = type("PermissionDeniedError", (Exception,), {})
+    kind.__module__ = "tensorflow.python.framework.errors_impl"
+    with pytest.raises(OSError, match=r"gs://b/x cannot be written: 403"), files.named("gs://b/x"):
+        raise kind("403")
+    with pytest.raises(KeyError), files.named("gs://b/x"):
+        raise KeyError("ours")
