@@ -18,7 +18,14 @@ import threading
 import time
 
 _Answer = tuple[int, bytes, list[tuple[str, str]]]  # status, body, headers
-_HOP = ("connection", "expect", "keep-alive", "proxy-connection", "transfer-encoding", "content-length")
+_HOP = (
+    "connection",
+    "expect",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "content-length",
+)
 
 
 @dataclasses.dataclass
@@ -80,7 +87,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def do_CONNECT(self) -> None:  # noqa: N802
+    def do_CONNECT(self) -> None:
         """Be the host that is asked for, from here on."""
         self.send_response(200)
         self.end_headers()
@@ -138,7 +145,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return body
 
     def _failure(self) -> _Answer | str:
-        """The answer in place of the emulator's, or when the connection is reset; '' for neither."""
+        """The answer in the emulator's place, or when the connection is reset; '': neither."""
         server, rules = self.server, self.server.rules
         with server.count:
             server.seen += 1

@@ -7,6 +7,7 @@ import sys
 import pytest
 from etils import epath
 
+from configs.errors import of_store
 from diffad_jax.runs import files
 
 WRITES = 500
@@ -69,3 +70,22 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path):
 def test_a_full_disk_is_named():
     with pytest.raises(OSError, match="/dev/full cannot be written: No space left on device"):
         files.append("/dev/full", "one\n")
+
+
+def test_what_an_object_store_refuses_names_the_path(tmp_path):
+    """Its client's errors are no OSErrors, and begin in modules that need not be imported."""
+    kind = type("PermissionDeniedError", (Exception,), {})
+    kind.__module__ = "tensorflow.python.framework.errors_impl"
+    with pytest.raises(OSError, match=r"gs://b/x cannot be written: 403"), files.named("gs://b/x"):
+        raise kind("403")
+    with pytest.raises(KeyError), files.named("gs://b/x"):
+        raise KeyError("ours")
+
+
+def test_what_tensorflow_says_of_a_store_is_none_of_a_graph():
+    import tensorflow as tf
+
+    assert of_store(tf.errors.PermissionDeniedError(None, None, "no"))
+    assert of_store(tf.errors.AbortedError(None, None, "gone"))
+    assert not of_store(tf.errors.InvalidArgumentError(None, None, "shapes differ"))
+    assert not of_store(ValueError("ours"))

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs.errors import UserError
-from input_pipeline import datasets, foreground, pipeline, sealed
+from input_pipeline import builder, datasets, foreground, pipeline, sealed
 from input_pipeline.folders import contents
 from tests.support import sets
 
@@ -164,6 +164,28 @@ def test_a_failure_of_an_object_store_proves_nothing(place, monkeypatch):
     DAMAGES["truncated"](folder / FILES["train"])
     with pytest.raises(UserError, match=r"bytes, .* were written"):
         load(root, layout="prepared")
+
+
+def test_a_set_for_an_object_store_is_written_elsewhere_and_copied(place, monkeypatch):
+    """The writer of shards knows no object stores."""
+    root, folder = place
+    shutil.rmtree(folder)
+    seen = []
+    real = builder.AnomalyPictures
+    monkeypatch.setattr(builder, "is_remote", lambda path: True)
+    monkeypatch.setattr(real, "__init__", _told(real.__init__, seen))
+    assert is_right(load(root))
+    assert {path.name for path in folder.iterdir()} >= set(FILES.values())
+    assert seen and not any(str(folder).startswith(where) for where in seen)
+
+
+def _told(method, seen):
+    def init(self, *args, data_dir=None, **options):
+        if options.get("config") is not None:
+            seen.append(str(data_dir))
+        method(self, *args, data_dir=data_dir, **options)
+
+    return init
 
 
 def test_a_set_without_seal_gets_one(place, caplog):
