@@ -42,12 +42,11 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2
+SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2,preempt_send_user_signal
 ReturnToService=2
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-PreemptParameters=send_user_signal
 KillWait=60
 NodeName=$host NodeAddr=127.0.0.1 CPUs=4
 PartitionName=low Nodes=$host Default=YES PriorityTier=1 GraceTime=60
