@@ -1,6 +1,7 @@
 """Folders to arrays: listing, decoding, resizing, the cache, and every complaint."""
 
 import concurrent.futures
+import contextlib
 import os
 import shutil
 
@@ -93,7 +94,13 @@ def test_order_does_not_depend_on_how_the_folder_lists_its_files(root, monkeypat
     folder = root / "nut"
     expected = scan.scan(folder, layouts.LAYOUTS["mvtec"])
     listed = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: reversed(list(listed(path))))
+
+    @contextlib.contextmanager
+    def backwards(path):
+        with listed(path) as entries:
+            yield reversed(list(entries))
+
+    monkeypatch.setattr(os, "scandir", backwards)
     assert scan.scan(folder, layouts.LAYOUTS["mvtec"]) == expected
 
 
