@@ -183,7 +183,8 @@ def place(folder: pathlib.Path, path: str) -> pathlib.Path:
 def _alike(folder: pathlib.Path, name: str) -> list[str]:
     """The names of folders in a folder that are this one but for capital letters."""
     try:
-        entries = [entry for entry in os.scandir(folder) if key(entry.name) == key(name)]
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if key(entry.name) == key(name)]
         return sorted(entry.name for entry in entries if _is_folder(entry))
     except (FileNotFoundError, NotADirectoryError):
         return []
