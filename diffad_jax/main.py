@@ -131,10 +131,9 @@ def _supervise(mode: str, config: schema.Config, share: list[str]) -> None:
     """A process for each of several categories."""
     from diffad_jax import categories
 
-    given = [word for word in sys.argv[1:] if not word.startswith("--shard=")]
     data = dataclasses.replace(config.data, category=",".join(share))
     config = dataclasses.replace(config, data=data)
-    categories.run(config, FLAGS.workdir, given, mode=mode, workers=FLAGS.workers)
+    categories.run(config, FLAGS.workdir, sys.argv[1:], mode=mode, workers=FLAGS.workers)
 
 
 def _predict(config: schema.Config | None) -> int:

@@ -55,6 +55,7 @@ the same size; pictures that are fewer than `evaluate.batch_size` go in smaller 
 """
 
 import collections
+import itertools
 import logging
 import os
 import pathlib
@@ -152,7 +153,10 @@ def _judge(
     def finish(source: Source, picture, result) -> tuple[Source, dict[str, Any]]:
         return source, _row(folder, source, picture, result, model, maps)
 
-    rows = model.stream(parts.remaining(sources), read=Source.decode, then=finish)
+    remaining = parts.remaining(sources)
+    first = list(itertools.islice(remaining, model.config.evaluate.batch_size))
+    every = itertools.chain(first, remaining)
+    rows = model.stream(every, read=Source.decode, then=finish, count=len(first))
     try:
         # disable=None: a bar on a terminal only.
         for source, row in tqdm(rows, unit="picture", disable=None):

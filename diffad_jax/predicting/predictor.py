@@ -95,7 +95,8 @@ class Predictor:
           read: an item's picture, or a UserError raised; called in several threads.
           then: what to make of an item, its picture (None: could not be read) and its result (or
             the error); called in several threads. By default the result, or the error raised.
-          count: how many pictures there are, if known: few are judged in a smaller batch.
+          count: how many pictures there are at least, if known: fewer than a batch are judged in a
+            smaller one. None: always in whole ones, which compile once.
         """
         read_one, conclude, size = read or read_picture, then or _or_raise, self._batch_size(count)
 

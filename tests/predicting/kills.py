@@ -34,7 +34,8 @@ class Model(Predictor):
     def __init__(self, last: int):
         self.judged, self._last = 0, last
 
-    def stream(self, sources, read, then):
+    def stream(self, sources, read, then, count):
+        self.count = count
         for source in sources:
             try:
                 picture = read(source)

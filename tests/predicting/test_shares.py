@@ -152,6 +152,7 @@ def test_a_picture_that_changed_and_what_follows_are_judged_again(three, tmp_pat
     mine = [f"{n}.png" for n in range(20) if inputs.share_of(f"{n}.png", 3) == 0]
     assert model.judged == len(mine) == 3
     mine.sort()
+    assert model.count == 3  # few pictures go in a small batch
     Image.new("RGB", (4, 4), (99, 0, 0)).save(tmp_path / "in" / mine[2])
     monkeypatch.setattr(Parts, "rows", whole)
     judge(0)
