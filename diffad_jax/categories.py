@@ -97,6 +97,7 @@ def run(
     Raises:
       UserError: no such category; workdir in use; or categories failed: names them and their logs.
       KeyboardInterrupt: stopped by Ctrl-C.
+      stopping.Stopped: categories were stopped by SIGTERM, all or some of them.
     """
     jobs = [_job(name, workdir) for name in names(config)]
     base = epath.Path(workdir)
@@ -108,28 +109,30 @@ def run(
     with lock.Hold(base):
         if mode == "train":
             _mark_done(jobs, base, config)
-        with _told_to_stop() as stopping, _display(jobs, config) as show:
+        with _told_to_stop() as told, _display(jobs, config) as show:
             while any(job.state in ("waiting", "running") for job in jobs):
-                if any([_ended(job, mode, bool(stopping)) for job in jobs]):
+                if any([_ended(job, bool(told)) for job in jobs]):
                     write(jobs, base, config)
                 free = set(range(workers)) - {job.slot for job in jobs if job.state == "running"}
                 for job in [j for j in jobs if j.state == "waiting"]:
-                    if stopping:
+                    if told:
                         job.state = "stopped"
                     elif free:
                         _start(job, free.pop(), platform, [*program, *arguments, f"--mode={mode}"])
-                if stopping:
-                    _tell(jobs, at_once=stopping.count(signal.SIGINT) > 1)
+                if told:
+                    _tell(jobs, at_once=told.count(signal.SIGINT) > 1)
                 show()
                 time.sleep(POLL_SECONDS)
         write(jobs, base, config)
-    if signal.SIGINT in stopping:
+    if signal.SIGINT in told:
         raise KeyboardInterrupt("by Ctrl-C; the same command continues")
     evaluated = [job.workdir for job in jobs if list(job.workdir.glob("eval/*/metrics.json"))]
     if evaluated:
         compare.run(evaluated, base)
     if failed := [f"{job.name} ({job.log})" for job in jobs if job.state == "failed"]:
         raise UserError(f"{len(failed)} of {len(jobs)} categories failed: {', '.join(failed)}")
+    if count := sum(job.state == "stopped" for job in jobs):
+        raise stopping.Stopped(f"{count} of {len(jobs)} categories; the same command continues")
 
 
 def names(config: Config) -> list[str]:
@@ -226,7 +229,8 @@ def _mark_done(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None
 def _start(job: Job, slot: int, platform: str, command: list[str]) -> None:
     job.slot, job.state, job.starts = slot, "running", job.starts + 1
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    own = [f"--config.data.category={job.name}", f"--workdir={job.workdir}", "--num_processes=1"]
+    own = [f"--config.data.category={job.name}", f"--workdir={job.workdir}"]
+    own += ["--num_processes=1", "--shard=0/1"]  # it is alone, and has its category
     tether = [sys.executable, "-c", TETHER, str(os.getpid())] if sys.platform == "linux" else []
     with open(job.log, "a") as log:
         job.process = subprocess.Popen(
@@ -239,17 +243,15 @@ def _start(job: Job, slot: int, platform: str, command: list[str]) -> None:
         )
 
 
-def _ended(job: Job, mode: str, stopping: bool) -> bool:
+def _ended(job: Job, told: bool) -> bool:
     """Notice the end of a job's process, if it has just ended."""
     code = None if job.process is None else job.process.poll()
     if code is None:
         return False
     job.process = job.slot = None
     if code == 0:
-        known = progress(job.workdir, 1)
-        whole = mode == "evaluate" or known.get("step", -1) == known.get("total")
-        job.state = "done" if whole else "stopped"
-    elif code < 0 and stopping:  # by us before there was anything to save, or by whatever stops us
+        job.state = "done"
+    elif code == stopping.STATUS or (code < 0 and told):
         job.state = "stopped"
     elif code < 0 and job.starts <= RESTARTS:
         logger.warning("%s: killed by signal %d, started again", job.name, -code)

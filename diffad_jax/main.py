@@ -84,17 +84,38 @@ def call(mode: str) -> int:
 
 
 def _with_jax(mode: str, config: schema.Config) -> int:
-    """Train, evaluate or adapt."""
+    """Train, evaluate or adapt; returns the exit status."""
+    from diffad_jax.runs import stopping
+
+    try:
+        if mode == "adapt":
+            _alone(mode, config, FLAGS.workdir, FLAGS.num_processes)
+        else:
+            _share(mode, config)
+    except stopping.Stopped as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return stopping.STATUS
+    return 0
+
+
+def _share(mode: str, config: schema.Config) -> None:
+    """Train or evaluate the categories of this process."""
     workdir, count = FLAGS.workdir, FLAGS.num_processes
-    if mode in ("train", "evaluate") and several(config.data.category):
-        share = _categories(config)
-        if len(share) > 1:
-            _supervise(mode, config, share)
-            return 0
-        data = dataclasses.replace(config.data, category=share[0])
-        config, workdir = dataclasses.replace(config, data=data), f"{workdir}/{share[0]}"
-        if FLAGS.shard is None and "JOB_COMPLETION_INDEX" in os.environ:
-            count = 1  # the other pods have other categories
+    if not several(config.data.category):
+        if FLAGS.shard is not None:
+            array.categories([config.data.category], FLAGS.shard, {})  # it has one, or none
+        return _alone(mode, config, workdir, count)
+    share = _categories(config)
+    if len(share) > 1:
+        return _supervise(mode, config, share)
+    data = dataclasses.replace(config.data, category=share[0])
+    if FLAGS.shard is None and "JOB_COMPLETION_INDEX" in os.environ:
+        count = 1  # the other pods have other categories
+    _alone(mode, dataclasses.replace(config, data=data), f"{workdir}/{share[0]}", count)
+
+
+def _alone(mode: str, config: schema.Config, workdir: str, count: int | None) -> None:
+    """One run, in this process, as one of `count` that do it together."""
     from diffad_jax.runs import processes
 
     with processes.joined(FLAGS.coordinator, count, FLAGS.process_id):
@@ -111,7 +132,6 @@ def _with_jax(mode: str, config: schema.Config) -> int:
             from diffad_jax import adapt
 
             adapt.run(config, workdir, FLAGS.output, FLAGS.corrections)
-    return 0
 
 
 def _categories(config: schema.Config) -> list[str]:

@@ -35,7 +35,6 @@ from diffad_jax.scoring import scorer
 from input_pipeline import datasets, on_disk, pipeline
 
 logger = logging.getLogger(__name__)
-TOLD_TO_STOP = "told to stop: saving step %d; the same command continues"
 PANEL_ROWS = 8  # training pictures shown in TensorBoard
 # Metrics of steps waiting to be logged: arrays on the devices, numbers once they are read.
 Pending = list[tuple[int, dict[str, Any]]]
@@ -67,14 +66,14 @@ def run(config: Config, workdir: epath.PathLike) -> dict[str, float] | None:
 
     Of several processes all call this, with a folder that all of them see.
 
-    Returns the final evaluation's metrics; None where the process was told to stop by SIGTERM (its
-    state is saved, the same command continues) or there is nothing to evaluate: no test pictures
-    and no held-out ones.
+    Returns the final evaluation's metrics; None where there is nothing to evaluate: no test
+    pictures and no held-out ones.
 
     Raises:
       UserError: unusable or changed pictures, a workdir of other settings or in use by another
         process, checkpoints that are all damaged or gone, or too little device memory.
       KeyboardInterrupt: told to stop by Ctrl-C; once training has begun, its state is saved.
+      stopping.Stopped: told to stop by SIGTERM, and stopped; its state is saved.
       FloatingPointError: a loss term is not finite; names the step and the term.
       OSError: something cannot be written; names the path. The newest checkpoint stays.
     """
@@ -183,7 +182,7 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
             # Again, because the process may have been killed between this step's checkpoint and it.
             final = evaluation(run, state, first_step, stop) if first_step else None
         except stopping.Stopped:
-            logger.info(TOLD_TO_STOP, first_step)
+            stop.leave(first_step)
             return None
         for step in range(first_step + 1, run.total_steps + 1):
             run.trace.before(step)
@@ -205,7 +204,7 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
             if saved:
                 save(run, step, state, pending)
             if stopped and not last:
-                logger.info(TOLD_TO_STOP, step)
+                stop.leave(step)
                 return None
             if due(step, train.image_every):
                 with run.meter.paused():
@@ -215,7 +214,7 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
             except stopping.Stopped:  # it is made up for at the next start
                 if not saved:
                     save(run, step, state, read(pending))
-                logger.info(TOLD_TO_STOP, step)
+                stop.leave(step)
                 return None
         if run.total_steps > first_step:
             logger.info(run.meter.verdict())

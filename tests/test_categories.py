@@ -57,7 +57,8 @@ def test_all_categories(data, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()
-    supervise(data, work)
+    with pytest.raises(stopping.Stopped, match=r"^3 of 3 categories; the same command continues"):
+        supervise(data, work)
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is before
     assert states(work)["a"] == "stopped" and states(work)["broken"] == "stopped"

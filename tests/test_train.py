@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import signal
 import struct
 
@@ -16,7 +15,7 @@ from tensorboardX.proto import event_pb2
 from configs.errors import UserError
 from diffad_jax import evaluate, train
 from diffad_jax.method import judging, steps, train_state
-from diffad_jax.runs import checkpoint, logs, sharding
+from diffad_jax.runs import checkpoint, logs, sharding, stopping
 from diffad_jax.scoring import scorer, threshold
 from input_pipeline import pipeline
 from tests.support import folders, helpers
@@ -184,15 +183,16 @@ def test_stops_and_kills_leave_no_trace(toy, data, tmp_path, monkeypatch):
     # Told to stop at step 5, between two log lines, two checkpoints and two evaluations.
     batches = pipeline.numpy_batches
 
-    def stopping(*args, **kwargs):
+    def told_at_5(*args, **kwargs):
         for count, batch in enumerate(batches(*args, **kwargs), 1):
             if count == 5:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             yield batch
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(pipeline, "numpy_batches", stopping)
-    assert train.run(config, work) is None
+    monkeypatch.setattr(pipeline, "numpy_batches", told_at_5)
+    with pytest.raises(stopping.Stopped):
+        train.run(config, work)
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.setattr(pipeline, "numpy_batches", batches)
     with checkpoint.Checkpoints(work, writer=False) as checkpoints:
@@ -213,7 +213,6 @@ def test_stops_and_kills_leave_no_trace(toy, data, tmp_path, monkeypatch):
 
     assert train.run(config, work) == whole
     assert outcome(work) == outcome(tmp_path / "whole")
-    # A finished run, started again, answers the same and changes nothing.
     assert train.run(config, work) == whole
     assert outcome(work) == outcome(tmp_path / "whole")
 

@@ -281,7 +281,7 @@ def overview(program: str) -> str:
             f"{program} --helpfull    every flag there is, of the libraries too",
             "\nExit status: 0 done; 1 wrong use or nothing to do, the last line says what; 3 "
             "predict is\ndone, but some pictures could not be read, which predictions.csv names; "
-            "130 stopped by Ctrl-C.",
+            "130 stopped by Ctrl-C; 143 training was stopped by SIGTERM, and has saved.",
         )
     )
 

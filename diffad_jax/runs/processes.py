@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from configs.errors import TOLD_IN_A_LINE, UserError
+from diffad_jax.runs import stopping
 
 logger = logging.getLogger(__name__)
 # A process that is silent for so long is taken for dead, and JAX ends all others.
@@ -59,6 +60,9 @@ def joined(
     logger.info("process %d of %d", jax.process_index(), jax.process_count())
     try:
         yield
+    except stopping.Stopped:  # as all of them, after the same step
+        jax.distributed.shutdown()
+        raise
     except BaseException as error:  # whatever it is, the others must not wait for this process
         if jax.process_count() == 1:
             raise

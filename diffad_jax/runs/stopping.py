@@ -1,6 +1,7 @@
 """Told to stop: by SIGTERM, as clusters send before they take a machine away, or by Ctrl-C."""
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -11,12 +12,14 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+logger = logging.getLogger(__name__)
+STATUS = 143  # exit status after SIGTERM, as of a shell: a scheduler sees that work is left
 DOUBLE_SECONDS = 0.5  # a second Ctrl-C so soon is the first again, passed on by a wrapper
 _HEARD = b"\nCtrl-C: saving, then stopping; once more ends at once\n"
 
 
 class Stopped(BaseException):
-    """Told to stop in the middle of what can be done again later."""
+    """Told to stop, with work left that the same command does."""
 
 
 class AtOnce(KeyboardInterrupt):
@@ -27,11 +30,12 @@ class Stop:
     """Knows whether this process was told to stop. A context manager, for the main thread.
 
     The first Ctrl-C, like SIGTERM, is only noted. Leaving the context afterwards raises
-    KeyboardInterrupt, so that whatever was to follow does not. The second raises `AtOnce`.
+    KeyboardInterrupt, so that whatever was to follow does not; after SIGTERM it raises `Stopped`
+    where `leave` was called, and so work is left. The second Ctrl-C raises `AtOnce`.
     """
 
     def __init__(self) -> None:
-        self._told = self._interruptible = False
+        self._told = self._interruptible = self._left = False
         self._interrupted: float | None = None  # s, monotonic: when Ctrl-C came first
         self._previous: dict[int, Any] = {}
 
@@ -49,6 +53,13 @@ class Stop:
         # Of several processes all end alike, as after SIGTERM.
         if kind is None and self._interrupted is not None and jax.process_count() == 1:
             raise KeyboardInterrupt("by Ctrl-C; the same command continues")
+        if kind is None and self._left:
+            raise Stopped("by SIGTERM; the same command continues")
+
+    def leave(self, step: int) -> None:
+        """Say that the work ends after `step`, before it is done."""
+        logger.info("told to stop: saving step %d; the same command continues", step)
+        self._left = True
 
     def reached(self, step: int) -> bool:
         """Whether to save and stop after `step`; the same answer on every host."""

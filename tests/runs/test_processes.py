@@ -14,7 +14,7 @@ import pytest
 
 from configs.errors import UserError
 from diffad_jax.method import steps
-from diffad_jax.runs import processes
+from diffad_jax.runs import processes, stopping
 from tests import test_train
 from tests.runs import test_sharding
 from tests.support import cluster_worker, folders
@@ -136,9 +136,9 @@ def test_killed_and_stopped_clusters_end_alike(place):
     assert apart < 60
     assert 5 in saved(broken) and max(saved(broken)) < 13
 
-    # One process is told to stop: both save the same step and end well.
+    # One process is told to stop: both save the same step, and say that work is left.
     codes, logs, _ = finish(place, "train", broken, data, signals=["--SIGTERM=24"])
-    assert codes == [0, 0], logs
+    assert codes == [stopping.STATUS] * 2, logs
     assert 24 <= max(saved(broken)) < 40
 
     codes, logs, _ = finish(place, "train", broken, data)

@@ -22,7 +22,8 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids
 def run(config, work, number):
     """A run that is told to stop by a signal, to its end."""
     if number == signal.SIGTERM:
-        assert train.run(config, work) is None
+        with pytest.raises(stopping.Stopped, match=r"^by SIGTERM; the same command continues"):
+            train.run(config, work)
         return
     with pytest.raises(KeyboardInterrupt, match="the same command continues"):
         train.run(config, work)
@@ -100,6 +101,32 @@ def test_one_ctrl_c_that_comes_twice_counts_once():
                 os.kill(os.getpid(), signal.SIGINT)
             assert stop.reached(1)
     assert raised.type is KeyboardInterrupt
+
+
+STOPPED = """
+import sys
+from diffad_jax import main, train
+from diffad_jax.runs import stopping
+
+def run(*_):
+    raise stopping.Stopped("by SIGTERM; the same command continues")
+
+train.run = run
+main.run()
+"""
+
+
+def test_after_sigterm_the_exit_status_says_that_work_is_left(data, tmp_path):
+    flags = ["--config", "configs/test.py", "--workdir", tmp_path / "run"]
+    result = subprocess.run(
+        [sys.executable, "-c", STOPPED, *map(str, flags), f"--config.data.root={data}"],
+        cwd=folders.REPOSITORY,
+        env=folders.environment(tmp_path / "compiled"),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 143, result.stderr
+    assert result.stderr.splitlines()[-1] == "stopped: by SIGTERM; the same command continues"
 
 
 INTERRUPTED = """

@@ -19,7 +19,7 @@ import pytest
 
 from configs.errors import UserError
 from diffad_jax import train
-from diffad_jax.runs import processes
+from diffad_jax.runs import processes, stopping
 from input_pipeline import pipeline
 from tests import test_train
 from tests.runs import test_sharding
@@ -75,6 +75,8 @@ def category(data, options):
         run(work, data, signals, pause=0.03, data__category=name)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except stopping.Stopped:
+        sys.exit(stopping.STATUS)
 
 
 def main(mode, place, *rest):
@@ -85,11 +87,14 @@ def main(mode, place, *rest):
     processes.HEARTBEAT_SECONDS = 10  # the test should not take longer than it must
     where, count, index = options.pop("cluster").split(",")
     jax.config.update("jax_num_cpu_devices", 8 // int(count))
-    with processes.joined(where, int(count), int(index)):
-        if mode == "steps":
-            steps(place)
-        else:
-            run(place, rest[0], {name: int(step) for name, step in options.items()})
+    try:
+        with processes.joined(where, int(count), int(index)):
+            if mode == "steps":
+                steps(place)
+            else:
+                run(place, rest[0], {name: int(step) for name, step in options.items()})
+    except stopping.Stopped:
+        sys.exit(stopping.STATUS)
 
 
 if __name__ == "__main__":
