@@ -7,8 +7,6 @@ MFU: the step's FLOPs (counted by XLA, nothing twice) over its time and over wha
 product reaches in the same process. Inputs are random pictures; TensorFlow is not needed.
 """
 
-import functools
-
 import jax
 from absl import app, flags
 
@@ -24,8 +22,7 @@ def row(config: Config, count: int) -> dict:
     everywhere = sharding.replicated(mesh)
     optimizer = optim.optimizer(config, total_steps=1000)
     key = jax.device_put(jax.random.key(config.seed), everywhere)
-    init = functools.partial(train_state.init, config, optimizer)
-    state = jax.jit(init, out_shardings=everywhere)(key)
+    state = jitted.init(optimizer, config, mesh)(key)
     batch = sharding.to_devices(sweep.random_batch(config), mesh)
 
     networks = train_state.define(config.model)

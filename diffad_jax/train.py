@@ -272,14 +272,14 @@ def start(
 
     A preconditioned U-Net is told the mean of the training pictures and their spread about it.
     """
-    everywhere = sharding.replicated(mesh)
-    init = functools.partial(train_state.init, config, optimizer)
     if checkpoints.latest is None:
+        known = None
         if config.model.prediction == "preconditioned":
             mean, spread = map(jnp.asarray, on_disk.mean_and_spread(images))
-            init = functools.partial(init, pictures={"mean": mean, "spread": spread})
-        return jax.jit(init, out_shardings=everywhere)(key), {}
-    state = checkpoints.restore(checkpoint.abstract(jax.eval_shape(init, key), everywhere))
+            known = {"mean": mean, "spread": spread}
+        return jitted.init(optimizer, config, mesh, known)(key), {}
+    shapes = jax.eval_shape(functools.partial(train_state.init, config, optimizer), key)
+    state = checkpoints.restore(checkpoint.abstract(shapes, sharding.replicated(mesh)))
     return state, checkpoints.notes(int(state.step))
 
 

@@ -14,10 +14,11 @@ export JAX_COMPILATION_CACHE_DIR=$WORK/compiled
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 export TF_CPP_MIN_LOG_LEVEL=2
 
+STEPS=40  # enough for a run to be stopped three times on its way
 TINY=(
   "--config.data.cache_dir=$WORK/cache"
   "--config.model.unet_multipliers=(1,)" "--config.model.attention_widths=()"
-  --config.train.steps=12 --config.train.log_every=1 --config.train.image_every=100
+  --config.train.steps=$STEPS --config.train.log_every=1 --config.train.image_every=100
   --config.train.checkpoint_every=5
 )
 TRAIN=(

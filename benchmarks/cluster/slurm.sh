@@ -87,6 +87,13 @@ reached() {  # reached JOB RUN STEP: waits until the job has made that step, or 
   done
 }
 
+again() {  # again JOB N: waits until the job has been started again for the Nth time, or has ended
+  until [[ $(state "$1") == *RUNNING*Restarts=$2 ]] || over "$1"; do
+    sleep 0.3
+    hurry "$1"
+  done
+}
+
 cluster() {
   by_hand
   say "srun -n 2 python -m diffad_jax.main --mode train"
@@ -109,7 +116,7 @@ array() {
   squeue -o '%.7F %.4K %.8j %.9T %R' | sed 's/^/  /'
   waiting "$after"
   sed -n '/^|/p' "$RUNS/comparison.md" | cut -c 1-100 | sed 's/^/  /'
-  check "each job trained its category" test -d "$RUNS/a/eval/12" -a -d "$RUNS/b/eval/12"
+  check "each job trained its category" test -d "$RUNS/a/eval/$STEPS" -a -d "$RUNS/b/eval/$STEPS"
   check "the comparison came after both" grep -q '^| *b ' "$RUNS/comparison.md"
 }
 
@@ -121,20 +128,20 @@ preempted() {
   reached "$job" "$RUNS/a" 2
   rival=$("${SBATCH[@]}" --partition=high --cpus-per-task=4 --wrap "sleep 2")
   echo "  preempted after step $(line "$RUNS/a") by job $rival of another partition"
-  waiting "$rival"
+  again "$job" 1
   reached "$job" "$RUNS/a" $(($(line "$RUNS/a") + 1))
   echo "  scontrol requeue after step $(line "$RUNS/a"): $(state "$job")"
   scontrol requeue "$job"
-  sleep 3  # it saves
+  again "$job" 2
   reached "$job" "$RUNS/a" $(($(line "$RUNS/a") + 1))
   echo "  scancel --signal=TERM --batch after step $(line "$RUNS/a"), as before the time limit:" \
     "$(state "$job")"
   scancel --signal=TERM --batch "$job" || true
-  sleep 3
-  reached "$job" "$RUNS/a" 12
+  again "$job" 3
+  reached "$job" "$RUNS/a" "$STEPS"
   waiting "$job"
   echo "  $(state "$job")"
-  grep -o 'told to stop: saving step [0-9]*\|steps [0-9]* to 12' "$WORK/preempted-${job%_0}_0.log" \
+  grep -o "told to stop: saving step [0-9]*\\|steps [0-9]* to $STEPS" "$WORK/preempted-${job%_0}_0.log" \
     | sed 's/^/  /'
   check "it ended well" grep -q JobState=COMPLETED <(state "$job")
   check "weights, log and scores are those of the job of the array that was left alone" \

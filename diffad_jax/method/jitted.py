@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -18,10 +18,12 @@ from diffad_jax.method.steps import Batch
 from diffad_jax.method.train_state import Networks, TrainState, Variables
 from diffad_jax.runs import sharding
 
-# For CPUs. Which operations go to YNNPACK: dot products alone. Experimental: XLA may drop it.
-OWN_CONVOLUTIONS: dict[str, bool | str] = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"
-}
+Options = dict[str, bool | int | str]
+# What XLA is told for CPUs, as far as it knows it. Convolutions in XLA's own way: those of YNNPACK
+# make a training step take 1.4 times as long. And less of LLVM's optimisation: compiled in three
+# quarters of the time, the steps are as fast (benchmarks/RESULTS.md).
+YNNPACK, EFFORT = "xla_cpu_experimental_ynn_fusion_type", "xla_backend_optimization_level"
+CPU: Options = {YNNPACK: "LIBRARY_FUSION_TYPE_DOT", EFFORT: 1}
 
 EvaluateStep = Callable[[Variables, Array, Array], Judgement]  # weights, pictures, noises
 
@@ -58,6 +60,21 @@ def train_step(
     )
 
 
+def init(
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    mesh: Mesh,
+    pictures: Mapping[str, Array] | None = None,
+) -> Callable[[Key[Array, ""]], TrainState]:
+    """`train_state.init` compiled, on every device. It runs once: on CPUs nothing is optimised."""
+    cpu = mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(
+        functools.partial(train_state.init, config, optimizer, pictures=pictures),
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=known({EFFORT: 0}) if cpu else None,
+    )
+
+
 def evaluate_step(networks: Networks, config: Config, mesh: Mesh) -> EvaluateStep:
     """`judging.evaluate_step`, the batch split over the mesh, the results whole everywhere."""
     everywhere, split = sharding.replicated(mesh), sharding.split(mesh)
@@ -84,31 +101,35 @@ def in_precision(step: Callable[..., Any], model: ModelConfig) -> Callable[..., 
     return precise
 
 
-def compiler_options(config: TrainConfig, mesh: Mesh) -> dict[str, bool | str] | None:
+def compiler_options(config: TrainConfig, mesh: Mesh) -> Options | None:
     """What XLA is told besides the program.
 
     GPUs, with `train.deterministic`: the same bits every time. That leaves out operations whose
     order of additions changes, and the timing of kernels that decides which one is used; CPUs need
-    neither, and XLA has no such option for TPUs. CPUs: not to give convolutions to YNNPACK, which
-    takes 1.4 times as long as XLA's own for a training step (benchmarks/RESULTS.md); where JAX is
-    told to optimise little, those would be slow loops.
+    neither, and XLA has no such option for TPUs. CPUs: `CPU`; where JAX is told to optimise little,
+    XLA's own convolutions would be slow loops.
     """
     platform = mesh.devices.flat[0].platform
     if platform == "cpu":
         if jax.config.values["jax_disable_most_optimizations"]:
             return None
-        return OWN_CONVOLUTIONS if known(*OWN_CONVOLUTIONS.items()) else None
+        return known(CPU)
     if platform == "gpu" and config.deterministic:
         return {"xla_gpu_deterministic_ops": True}
     return None
 
 
+def known(options: Options) -> Options | None:
+    """Those options that this XLA has; None: none of them."""
+    return {name: value for name, value in options.items() if _is_known(name, value)} or None
+
+
 @functools.cache
-def known(*options: tuple[str, bool | str]) -> bool:
-    """Whether this XLA has these options; it ends a compilation where it has not."""
+def _is_known(name: str, value: bool | int | str) -> bool:
+    """Whether XLA has an option; it ends a compilation where it has not."""
     try:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            jax.jit(lambda: jnp.zeros(()), compiler_options=dict(options)).lower().compile()
+            jax.jit(lambda: jnp.zeros(()), compiler_options={name: value}).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True
