@@ -19,11 +19,11 @@ from diffad_jax.method.train_state import Networks, TrainState, Variables
 from diffad_jax.runs import sharding
 
 Options = dict[str, bool | int | str]
-# What XLA is told for CPUs, as far as it knows it. Convolutions in XLA's own way: those of YNNPACK
-# make a training step take 1.4 times as long. And less of LLVM's optimisation: compiled in three
-# quarters of the time, the steps are as fast (benchmarks/RESULTS.md).
-YNNPACK, EFFORT = "xla_cpu_experimental_ynn_fusion_type", "xla_backend_optimization_level"
-CPU: Options = {YNNPACK: "LIBRARY_FUSION_TYPE_DOT", EFFORT: 1}
+# What XLA is told for CPUs, where it knows it (experimental: XLA may drop it). YNNPACK gets dot
+# products alone: its convolutions make a training step take 1.4 times as long as XLA's own.
+STEPS: Options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+# For what runs once: compiled in a third of the time (benchmarks/RESULTS.md).
+ONCE: Options = {"xla_backend_optimization_level": 0}
 
 EvaluateStep = Callable[[Variables, Array, Array], Judgement]  # weights, pictures, noises
 
@@ -71,7 +71,7 @@ def init(
     return jax.jit(
         functools.partial(train_state.init, config, optimizer, pictures=pictures),
         out_shardings=sharding.replicated(mesh),
-        compiler_options=known({EFFORT: 0}) if cpu else None,
+        compiler_options=known(ONCE) if cpu else None,
     )
 
 
@@ -106,14 +106,14 @@ def compiler_options(config: TrainConfig, mesh: Mesh) -> Options | None:
 
     GPUs, with `train.deterministic`: the same bits every time. That leaves out operations whose
     order of additions changes, and the timing of kernels that decides which one is used; CPUs need
-    neither, and XLA has no such option for TPUs. CPUs: `CPU`; where JAX is told to optimise little,
-    XLA's own convolutions would be slow loops.
+    neither, and XLA has no such option for TPUs. CPUs: `STEPS`; where JAX is told to optimise
+    little, XLA's own convolutions would be slow loops.
     """
     platform = mesh.devices.flat[0].platform
     if platform == "cpu":
         if jax.config.values["jax_disable_most_optimizations"]:
             return None
-        return known(CPU)
+        return known(STEPS)
     if platform == "gpu" and config.deterministic:
         return {"xla_gpu_deterministic_ops": True}
     return None

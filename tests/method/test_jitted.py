@@ -67,8 +67,8 @@ def test_inference_lowers_for_tpu_and_cuda(mesh, state):
 
 
 def test_an_option_that_xla_no_longer_has_is_not_given():
-    nothing, effort = {"xla_cpu_of_another_time": "ON"}, {jitted.EFFORT: 1}
+    nothing = {"xla_cpu_of_another_time": "ON"}
     assert jitted.known(nothing) is None
-    with mock.patch.object(jitted, "CPU", nothing | effort):
+    with mock.patch.object(jitted, "STEPS", nothing | jitted.ONCE):
         config = helpers.parsed()
-        assert jitted.compiler_options(config.train, sharding.data_mesh()) == effort
+        assert jitted.compiler_options(config.train, sharding.data_mesh()) == jitted.ONCE
