@@ -6,6 +6,9 @@ import os
 # less of LLVM's optimisation it takes two thirds, and the small programs run as fast.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
 
+# ONNX Runtime tells its maker nothing, whatever a test imports first.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 import jax
 import pytest
 from jaxtyping import install_import_hook

@@ -132,10 +132,13 @@ def _facts(folder: pathlib.Path) -> dict[str, Any]:
 
 def _session(path: pathlib.Path, provider: str) -> Any:
     """The graph on a provider, and on the CPU what that cannot do."""
+    # Since 1.29 it tells its maker about models and machines. What is inspected stays here.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
     except ImportError as error:
         raise Refused(f"onnxruntime is not installed ({error}): pip install it") from error
+    onnxruntime.disable_telemetry_events()  # on Windows, where the variable means nothing
     names = {key: f"{name}ExecutionProvider" for key, name in PROVIDERS.items()}
     there = [key for key in names if names[key] in onnxruntime.get_available_providers()]
     if provider not in there:

@@ -4,6 +4,7 @@ import ast
 import csv
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from diffad_jax.exporting import infer
 from diffad_jax.predicting import predictor, results
 from tests.exporting.test_infer_pictures import noise, photograph, write
 from tests.input_pipeline.decoding import odd_formats as odd
+from tests.support import folders
 
 FILE = pathlib.Path(infer.__file__)
 BESIDE = FILE.with_name("image_files.py")
@@ -204,6 +206,23 @@ def test_providers_that_are_not_there(made, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(infer.Refused, match="onnxruntime is not installed"):
         infer.Model(made)
+
+
+LEFT_BEHIND = """
+import sys
+from diffad_jax.exporting import infer
+assert "onnxruntime" not in sys.modules
+infer.Model(sys.argv[1])
+"""
+
+
+def test_nothing_is_told_to_the_maker_of_the_runtime(made, tmp_path):
+    """Where it reports, it first gives the machine a number and keeps it in the home folder."""
+    env = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("ORT_")}
+    env |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", LEFT_BEHIND, str(made)]
+    subprocess.run(command, env=env, cwd=folders.REPOSITORY, check=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 # The command line
