@@ -34,8 +34,9 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as out:
         training = None
         if given.category:
+            category = pathlib.Path(given.category)
             training = parts.recipe_run(
-                given.recipe, given.category, given.recipe_steps, common, pathlib.Path(out)
+                given.recipe, category, given.recipe_steps, common, pathlib.Path(out)
             )
         config = [f"--config={given.config}", *common]
         batches = [int(batch) for batch in given.batches]
