@@ -4,6 +4,7 @@
 # make test-newest   set up Python 3.13 with the newest of everything, run the tests
 # make bundle        export the quickstart's run, judge its pictures where only the runtime is installed
 # make gpu-recipe    configs/fast.py on MVTec AD's bottle and grid, results to benchmarks/RESULTS.md
+# make bench-device  what this machine's GPU or TPU does, within ten minutes, as a section for RESULTS.md
 # make notebook      set up, execute docs/first_steps.ipynb, keep its output
 PYTHON ?= python3
 # pyenv's python3.13 answers only when it is named.
@@ -14,7 +15,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PINS := $(wildcard constraints-py*.txt)
 
-.PHONY: quickstart bundle gpu-recipe test test-long test-newest newest lint format notebook clean
+.PHONY: quickstart bundle gpu-recipe bench-device test test-long test-newest newest lint format notebook clean
 
 quickstart: $(VENV)/run.stamp
 	$(BIN)/python -m input_pipeline.quickstart --output data/quickstart
@@ -41,6 +42,11 @@ gpu-recipe: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks.recipe $(RUNS) --config configs/fast.py \
 	    --config.data.textures='$(TEXTURES)' $(MORE)
 	$(BIN)/python -m benchmarks.curves $(RUNS) --append benchmarks/RESULTS.md
+
+# Without MVTEC and TEXTURES, folders, no recipe; MORE are flags, such as --minutes=30.
+bench-device: PICTURES = $(if $(MVTEC),--category '$(MVTEC)/bottle' --config.data.textures='$(TEXTURES)')
+bench-device: $(VENV)/run.stamp
+	$(BIN)/python -m benchmarks.device $(PICTURES) $(MORE)
 
 test: lint
 	$(PYTEST)

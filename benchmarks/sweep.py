@@ -5,12 +5,15 @@ and because JAX and PyTorch would share a GPU's memory badly.
 """
 
 import json
+import os
+import re
 import resource
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +72,7 @@ def main(module: str, task: str, row: Callable[[schema.Config, int], dict]) -> N
 
 def run(module: str, task: str) -> None:
     """Measure every variant at every batch size; print each row, then the table."""
+    stop_children_too()
     given, rows = flags.FLAGS, []
     for batch in given.batches:
         common = [
@@ -105,18 +109,65 @@ def config_arguments() -> Iterator[str]:
 
 def child(module: str, arguments: list[str], framework: str, variant: str, batch: str) -> dict:
     """The row that a child process prints as its last line."""
-    command = [sys.executable, "-m", module, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
     row = {"framework": framework, "variant": variant, "batch_size": int(batch)}
-    lines = result.stdout.splitlines()
-    if result.returncode == 0 and lines:
-        row |= json.loads(lines[-1])
-    elif "RESOURCE_EXHAUSTED" in result.stderr or "out of memory" in result.stderr.lower():
-        row["error"] = "out of memory"
-    else:
-        row["error"] = (result.stderr.splitlines() or [f"exit status {result.returncode}"])[-1]
+    row |= printed_row([sys.executable, "-m", module, *arguments])
     print(json.dumps(row), flush=True)
     return row
+
+
+def printed_row(command: Sequence[str], seconds: float | None = None) -> dict:
+    """What a command prints as its last line, or {"error": why it did not}."""
+    printed, error = outcome(command, seconds)
+    if error:
+        return {"error": error}
+    try:
+        return json.loads(printed.splitlines()[-1])
+    except (IndexError, ValueError):
+        return {"error": f"it printed no row: {printed[-100:]!r}"}
+
+
+def outcome(command: Sequence[str], seconds: float | None = None) -> tuple[str, str]:
+    """What a command prints, and in one line why it failed; "" where it did not.
+
+    After `seconds` it is killed, with all that it has started.
+    """
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, told = process.communicate(timeout=seconds)
+    except BaseException as error:  # an interrupted sweep leaves no child behind, either
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        return "", f"stopped after {seconds:.0f} s"
+    return printed, failure(told, process.returncode) if process.returncode else ""
+
+
+def stop_children_too() -> None:
+    """Let SIGTERM end `outcome` as Ctrl-C does: a child has a session of its own, and goes on."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def failure(told: str, status: int) -> str:
+    """The line that says what went wrong, of what a process wrote to standard error.
+
+    Not always the last: JAX's tracebacks end in a note on how to see more of them.
+    """
+    if status == -signal.SIGKILL:
+        return "killed: out of memory?"
+    if re.search("RESOURCE_EXHAUSTED|out of memory|std::bad_alloc|MemoryError", told, re.I):
+        return "out of memory"
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    errors = [
+        line for line in lines if re.match(r"(error|[\w.]*(Error|Exception|Interrupt)):", line)
+    ]
+    return (errors or lines or [f"exit status {status}"])[-1].replace("|", "/")[:200]
 
 
 def table(rows: list[dict]) -> str:

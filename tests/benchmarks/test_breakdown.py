@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.compiled import breakdown, hlo, tpu_compile
+from benchmarks.compiled import breakdown, gpu_compile, hlo, tpu_compile
 
 Event = collections.namedtuple("Event", "name start_ns duration_ns stats", defaults=[()])
 PROGRAM = """HloModule step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
@@ -79,6 +79,16 @@ def test_what_chips_exchange_and_whether_work_goes_on_meanwhile():
 def test_the_cost_models_cycles_by_kind():
     text = PROGRAM.replace("kind=kOutput,", 'backend_config={"estimated_cycles":"2500000"},')
     assert tpu_compile.estimate(hlo.parse(text)) == {"convolutions": 5.0}
+
+
+def test_what_a_program_for_gpus_launches_and_moves():
+    found = gpu_compile.read(hlo.parse(PROGRAM))
+    assert found["convolutions_in"] == {"bf16": 2, "f32": 1}
+    assert found["kernels"]["exchange"] == 3 and found["kernels"]["convolutions"] == 3
+    assert found["largest_layout_changes"] == [["f32[8]{0}", 1, 0.0]]
+    (copy,) = (x for x in hlo.parse(PROGRAM).computations["main.9"] if x.name == "copy.1")
+    assert gpu_compile.operands(copy) == {"a"}
+    assert found["all_reduces"] == 3
 
 
 def test_time_by_kind_of_instruction():

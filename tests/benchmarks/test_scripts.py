@@ -9,7 +9,8 @@ import benchmarks
 from benchmarks import metrics, runtimes, verdicts
 
 FOLDER = pathlib.Path(benchmarks.__file__).parent
-FILES = [*FOLDER.glob("*.py"), *FOLDER.glob("compiled/*.py"), FOLDER / "torch_peer/__main__.py"]
+PLACES = ("*.py", "compiled/*.py", "device/*.py", "torch_peer/__main__.py")
+FILES = [file for place in PLACES for file in FOLDER.glob(place)]
 NAMES = [file.relative_to(FOLDER).with_suffix("").parts for file in FILES]
 SCRIPTS = [".".join(("benchmarks", *parts)) for parts in NAMES if parts[-1] != "__init__"]
 

@@ -1,0 +1,1 @@
+"""What a machine with an accelerator does in ten minutes: one section for RESULTS.md."""
