@@ -11,7 +11,6 @@ import importlib.util
 import itertools
 import json
 import logging
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -24,7 +23,7 @@ from diffad_jax.predicting.inputs import pyarrow
 from diffad_jax.predicting.parts import Parts
 from diffad_jax.predicting.results import json_line
 from diffad_jax.runs import files
-from input_pipeline.on_disk import is_remote, replacing
+from input_pipeline.on_disk import replacing
 
 logger = logging.getLogger(__name__)
 GROUP = 4096  # rows of a Parquet row group, which is what is in memory
@@ -69,7 +68,7 @@ def finish(parts: Parts, output: epath.Path, name: str, about: Mapping[str, Any]
     return mark
 
 
-def merge(output: epath.PathLike) -> pathlib.Path:
+def merge(output: epath.PathLike) -> epath.Path:
     """Join the tables of all shares into predictions.csv and .jsonl, and .parquet if they are that.
 
     As one process would have written them, and in memory that does not grow with their number.
@@ -80,16 +79,14 @@ def merge(output: epath.PathLike) -> pathlib.Path:
     Raises:
       UserError: no shares, shares that are missing, not done, or of different predictions.
     """
-    folder = pathlib.Path(output)
-    if is_remote(output):
-        raise UserError(f"{output} is not local: copy the tables, then merge")
-    marks = _marks(epath.Path(output))
-    tables = [epath.Path(output) / mark["table"] for mark in marks]
+    folder = epath.Path(output)
+    marks = _marks(folder)
+    tables = [folder / mark["table"] for mark in marks]
     if gone := [str(table) for table in tables if not table.exists()]:
         raise UserError(f"{gone[0]} is missing: remove its .json, and judge that share again")
     results.write(folder, _joined(tables))
     if all(table.suffix == ".parquet" for table in tables):
-        _write(epath.Path(output) / "predictions.parquet", _joined(tables))
+        _write(folder / "predictions.parquet", _joined(tables))
     counts = {kind: sum(mark["counts"][kind] for mark in marks) for kind in marks[0]["counts"]}
     said = ", ".join(f"{number} {kind}" for kind, number in counts.items() if number)
     logger.info("%d shares: %s -> %s", len(marks), said, folder / results.TABLES[0])
