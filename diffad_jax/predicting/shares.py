@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ from diffad_jax.predicting.inputs import pyarrow
 from diffad_jax.predicting.parts import Parts
 from diffad_jax.predicting.results import json_line
 from diffad_jax.runs import files
-from input_pipeline.on_disk import replacing
+from input_pipeline.on_disk import is_remote, replacing
 
 logger = logging.getLogger(__name__)
 GROUP = 4096  # rows of a Parquet row group, which is what is in memory
@@ -133,25 +134,41 @@ def _read(table: epath.Path) -> Iterator[dict[str, Any]]:
         with table.open("r") as lines:
             yield from map(json.loads, lines)
         return
-    with table.open("rb") as file:
-        for batch in pyarrow("to read a table").parquet.ParquetFile(file).iter_batches(GROUP):
-            yield from batch.to_pylist()
+    with tempfile.TemporaryDirectory() as folder:
+        local = _on_disk(table, folder)
+        if local != table:
+            table.copy(local)
+        with local.open("rb") as file:
+            for batch in pyarrow("to read a table").parquet.ParquetFile(file).iter_batches(GROUP):
+                yield from batch.to_pylist()
 
 
 def _write(table: epath.Path, rows: Iterator[dict[str, Any]]) -> None:
     """A table, whole or not at all."""
     columns = (*results.COLUMNS, "order")
     chosen = ({name: row.get(name) for name in columns} for row in rows)
-    with replacing(table) as partial, partial.open("wb") as file:
-        if table.suffix == ".jsonl":
-            for row in chosen:
-                file.write(json_line(row).encode(**results.TEXT))
-            return
-        arrow = pyarrow("to write a table")
-        schema = _schema(arrow)
-        with arrow.parquet.ParquetWriter(file, schema) as writer:
-            while some := list(map(_named, itertools.islice(chosen, GROUP))):
-                writer.write_table(arrow.Table.from_pylist(some, schema))
+    with replacing(table) as partial, tempfile.TemporaryDirectory() as folder:
+        local = _on_disk(partial, folder)
+        with local.open("wb") as file:
+            if table.suffix == ".jsonl":
+                file.writelines(json_line(row).encode(**results.TEXT) for row in chosen)
+            else:
+                _write_parquet(file, chosen)
+        if local != partial:
+            local.copy(partial)
+
+
+def _on_disk(table: epath.Path, folder: str) -> epath.Path:
+    """The table itself, or where its copy goes: pyarrow cannot use an object store's open files."""
+    return epath.Path(folder) / table.name if is_remote(table) else table
+
+
+def _write_parquet(file: Any, rows: Iterator[dict[str, Any]]) -> None:
+    arrow = pyarrow("to write a table")
+    schema = _schema(arrow)
+    with arrow.parquet.ParquetWriter(file, schema) as writer:
+        while some := list(map(_named, itertools.islice(rows, GROUP))):
+            writer.write_table(arrow.Table.from_pylist(some, schema))
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:
