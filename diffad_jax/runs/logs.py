@@ -145,11 +145,13 @@ class _Board:
         self._copy()
 
     def close(self) -> None:
-        with files.named(self._folder):
-            self._writer.close()
-        self._copy()
-        if self._here:
-            self._here.cleanup()
+        try:
+            with files.named(self._folder):
+                self._writer.close()
+            self._copy()
+        finally:
+            if self._here:
+                self._here.cleanup()
 
     def _copy(self) -> None:
         for path in epath.Path(self._here.name).iterdir() if self._here else ():
