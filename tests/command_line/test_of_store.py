@@ -17,5 +17,5 @@ def test_what_a_store_refuses_while_arguments_are_read_is_one_line(monkeypatch):
     monkeypatch.setattr(flags, "define", lambda: None)
     monkeypatch.setattr(arguments, "arguments", refused)
     monkeypatch.setattr(sys, "argv", [])
-    with pytest.raises(SystemExit, match="^error: 404 when reading gs://missing/run$"):
+    with pytest.raises(SystemExit, match=r"^error: 404 when reading gs://missing/run$"):
         arguments.parse(["main.py"])
