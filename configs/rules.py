@@ -81,6 +81,7 @@ SEED = Rule(lambda v: 0 <= v < WHOLE, f"in [0, {WHOLE - 1}]")
 TIMESTEPS = Rule(lambda v: v > 20, "at least 21 steps: the last one's noise variance is 20 / steps")
 CATEGORY = Rule(lambda v: bool(v.strip("/, ")), "the name of a category's folder", plain_names)
 FILLED = Rule(lambda v: bool(v.strip()), "the path of a folder")
+LOCAL = Rule(lambda v: "://" not in v, "local: pictures on object stores are not trained with")
 Steps = Annotated[int, at_least(1, "step")]
 StepsOr0 = Annotated[int, at_least(0, "steps")]
 Share = Annotated[float, within(0, 1)]

@@ -21,6 +21,7 @@ from configs.rules import (
     FILLED,
     GROUPS,
     LARGEST,
+    LOCAL,
     SEED,
     SPAN,
     THRESHOLD,
@@ -141,12 +142,12 @@ class OptimConfig:
 class DataConfig:
     """Where the pictures are and how training anomalies are made."""
 
-    root: Annotated[str, FILLED]
+    root: Annotated[str, FILLED, LOCAL]
     category: Annotated[str, CATEGORY]
     layout: Literal["auto", "folder", "mvtec", "visa", "visa_csv", "dagm", "dagm_raw", "prepared"]
     kind: Literal["auto", "object", "texture"]
-    textures: str
-    corrections: str
+    textures: Annotated[str, LOCAL]
+    corrections: Annotated[str, LOCAL]
     cache_dir: Annotated[str, FILLED]
     resize: Literal["bilinear", "antialias"]
     fit: Literal["stretch", "crop", "pad"]

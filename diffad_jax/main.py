@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import os
 import sys
+from typing import NoReturn
 
 from absl import app
 from absl import flags as absl_flags
@@ -31,9 +32,23 @@ def run() -> None:
     try:
         app.run(main, flags_parser=arguments.parse)
     except KeyboardInterrupt as error:
-        print(f"stopped: {str(error) or 'by Ctrl-C'}", file=sys.stderr)
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)  # sys.exit would wait for threads that read and write
+        _leave(f"stopped: {str(error) or 'by Ctrl-C'}", INTERRUPTED)
+    except SystemExit as error:
+        if not isinstance(error.code, str):
+            raise
+        _leave(error.code, 1)
+
+
+def _leave(said: str, status: int) -> NoReturn:
+    """Exit now: sys.exit would wait for threads that read and write, on a store that is gone long.
+
+    What was to be saved has been, or cannot be: leaving the checkpoints has waited for them.
+    """
+    print(said, file=sys.stderr)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main(_: list[str]) -> None:

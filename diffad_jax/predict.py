@@ -179,7 +179,7 @@ def _finish(
     """Write the tables where they belong; returns what a share's mark says."""
     if share:
         return shares.finish(parts, output, name, about)
-    results.write(pathlib.Path(parts.folder), parts.rows())
+    results.write(parts.folder, parts.rows())
     results.publish(pathlib.Path(parts.folder), pathlib.Path(output))
     return {"counts": parts.counts, "left_out": parts.left_out, "table": results.TABLES[0]}
 

@@ -111,6 +111,9 @@ def _watch(stack: contextlib.ExitStack, line: station.Station, watch: str | None
     if watch:
         from diffad_jax.serving import watching
 
+        if "://" in watch:
+            raise UserError(f"{watch} is not local: give a local --watch")
+
         watcher = watching.Watcher(line, pathlib.Path(watch).expanduser(), line.folder)
         watcher.start()
         stack.callback(watcher.stop)

@@ -92,7 +92,7 @@ def _sources(category: Category, choice: str) -> list[str]:
     return [other[choice]] * len(train.names)
 
 
-def path_of(category: Category, cache_dir: str) -> pathlib.Path:
+def path_of(category: Category, cache_dir: str) -> epath.Path:
     """The folder of a category's computed foregrounds, for its training pictures.
 
     Named by the category and by all that decides them: what the pictures' files hold, how they
@@ -102,7 +102,7 @@ def path_of(category: Category, cache_dir: str) -> pathlib.Path:
     facts = [_VERSION, list(train.images.shape), category.as_read, train.stamps]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     name = f"{cache.plain(pathlib.Path(category.folder).name)}-{digest}"
-    return pathlib.Path(os.path.expanduser(cache_dir)) / cache.FOREGROUNDS / name
+    return epath.Path(os.path.expanduser(cache_dir)) / cache.FOREGROUNDS / name
 
 
 def _cached(category: Category, cache_dir: str) -> np.ndarray:
@@ -112,7 +112,7 @@ def _cached(category: Category, cache_dir: str) -> np.ndarray:
     cannot be written is no error.
     """
     images = category.train.images
-    path = epath.Path(path_of(category, cache_dir))
+    path = path_of(category, cache_dir)
     mode: Literal["r"] | None = None if isinstance(images, np.ndarray) else "r"
     try:
         if is_remote(cache_dir):

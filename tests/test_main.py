@@ -275,6 +275,15 @@ def test_ctrl_c_is_one_line(said, tmp_path):
     assert (result.returncode, result.stderr) == (130, f"stopped: {said or 'by Ctrl-C'}\n")
 
 
+def test_after_an_error_no_thread_is_waited_for(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(helpers.parsed().to_dict()))
+    waits = "import threading as t, time; t.Thread(target=time.sleep, args=[999]).start(); raise "
+    broken = STAND_IN.replace("    return 2", f"    {waits}OSError('gs://b is gone')")
+    command = [sys.executable, "-c", broken, f"--workdir={tmp_path}"]
+    result = folders.call(command, tmp_path / "compiled")
+    assert (result.returncode, result.stderr) == (1, "error: gs://b is gone\n")
+
+
 def test_mistakes_of_ours_keep_their_traceback(tmp_path):
     """Those of NumPy and of our own checks alike; only a UserError is a line."""
     (tmp_path / "config.json").write_text(json.dumps(helpers.parsed().to_dict()))

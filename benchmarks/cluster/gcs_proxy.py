@@ -35,7 +35,7 @@ class Rules:
     unavailable: int = 0  # every so manieth request is answered by 503
     reset: int = 0  # every so manieth finds its connection reset: before it was served, or after
     delay: float = 0.0  # s, before each answer
-    status: int = 0  # for good: 403 or 404, of every request whose path has `denied` in it
+    status: int = 0  # of every request that has `denied` in its path or in its client's name
     denied: str = ""
 
 
@@ -152,7 +152,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             number = server.seen
         time.sleep(rules.delay)
         status = 503 if rules.unavailable and number % rules.unavailable == 0 else 0
-        if rules.status and rules.denied in self.path:
+        if rules.status and rules.denied in f"{self.path} {self.headers.get('User-Agent')}":
             status = rules.status
         reset = not status and rules.reset and number % rules.reset == 0
         server.failed += bool(reset or status)

@@ -17,7 +17,7 @@ import ml_collections
 from absl import flags as absl_flags
 
 from configs import default, schema, stored
-from configs.errors import TOLD_IN_A_LINE, UserError
+from configs.errors import TOLD_IN_A_LINE, UserError, of_store
 from diffad_jax.command_line import flags
 from diffad_jax.command_line.flags import MODES, PACKAGED, TABLE
 
@@ -66,6 +66,10 @@ def parse(argv: Sequence[str]) -> list[str]:
         sys.argv = argv if full else arguments(argv)
         return FLAGS(sys.argv)
     except (absl_flags.Error, *TOLD_IN_A_LINE) as error:
+        fail(error)
+    except Exception as error:  # the run's configuration may lie on an object store
+        if not of_store(error):
+            raise
         fail(error)
 
 

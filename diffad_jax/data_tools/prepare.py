@@ -46,7 +46,7 @@ def run(config: Config, prune: bool = False) -> None:
         _prune(data.cache_dir, used, None if data.category == "all" else folders)
 
 
-def _foregrounds(data: DataConfig, size: int) -> list[pathlib.Path]:
+def _foregrounds(data: DataConfig, size: int) -> list[epath.Path]:
     """The file of a category's computed foregrounds, where it is used."""
     category = datasets.load_category(data, size)
     return (

@@ -22,6 +22,7 @@ from diffad_jax.scoring.scorer import Judge
 from diffad_jax.scoring.threshold import confidence
 from input_pipeline.decoding.pictures import decode_rgb
 from input_pipeline.decoding.resizing import resize_picture, window
+from input_pipeline.on_disk import is_remote
 
 Picture = np.ndarray | os.PathLike | str
 Item = TypeVar("Item")
@@ -224,6 +225,8 @@ def read_picture(picture: Picture) -> UInt8[np.ndarray, "h w 3"]:
       UserError: another type or shape than `Predictor` takes, or not a whole picture.
     """
     if isinstance(picture, (str, os.PathLike)):
+        if is_remote(picture):
+            raise UserError(f"{picture} is not local: give its pixels, or use predict.run")
         return decode_rgb(pathlib.Path(picture))
     array = np.asarray(picture)
     if array.dtype != np.uint8:

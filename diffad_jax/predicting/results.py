@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import scipy.ndimage
+from etils import epath
 from jaxtyping import Float32, UInt8
 
 from diffad_jax.predicting.files import RESULTS
@@ -113,18 +114,16 @@ def json_line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write(folder: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write both tables into a folder, `COLUMNS` of the rows alone; each whole or not at all."""
+def write(folder: epath.PathLike, rows: Iterable[dict[str, Any]]) -> None:
+    """Write both tables, `COLUMNS` of the rows alone, local or gs://; each whole or not at all."""
     with contextlib.ExitStack() as stack:
-        partial = [stack.enter_context(replacing(folder / name)) for name in TABLES]
-        csv_file, jsonl_file = (
-            stack.enter_context(open(path, "w", **TEXT, newline="")) for path in partial
-        )
-        csv_file.write(HEADER)
+        partial = [stack.enter_context(replacing(epath.Path(folder) / name)) for name in TABLES]
+        csv_file, jsonl_file = (stack.enter_context(path.open("wb")) for path in partial)
+        csv_file.write(HEADER.encode())
         for row in rows:
             row = {name: row[name] for name in COLUMNS}
-            csv_file.write(csv_line(row))
-            jsonl_file.write(json_line(row))
+            csv_file.write(csv_line(row).encode(**TEXT))
+            jsonl_file.write(json_line(row).encode(**TEXT))
 
 
 def publish(folder: pathlib.Path, output: pathlib.Path) -> None:

@@ -11,8 +11,8 @@ import importlib.util
 import itertools
 import json
 import logging
-import pathlib
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -69,7 +69,7 @@ def finish(parts: Parts, output: epath.Path, name: str, about: Mapping[str, Any]
     return mark
 
 
-def merge(output: epath.PathLike) -> pathlib.Path:
+def merge(output: epath.PathLike) -> epath.Path:
     """Join the tables of all shares into predictions.csv and .jsonl, and .parquet if they are that.
 
     As one process would have written them, and in memory that does not grow with their number.
@@ -80,16 +80,14 @@ def merge(output: epath.PathLike) -> pathlib.Path:
     Raises:
       UserError: no shares, shares that are missing, not done, or of different predictions.
     """
-    folder = pathlib.Path(output)
-    if is_remote(output):
-        raise UserError(f"{output} is not local: copy the tables, then merge")
-    marks = _marks(epath.Path(output))
-    tables = [epath.Path(output) / mark["table"] for mark in marks]
+    folder = epath.Path(output)
+    marks = _marks(folder)
+    tables = [folder / mark["table"] for mark in marks]
     if gone := [str(table) for table in tables if not table.exists()]:
         raise UserError(f"{gone[0]} is missing: remove its .json, and judge that share again")
     results.write(folder, _joined(tables))
     if all(table.suffix == ".parquet" for table in tables):
-        _write(epath.Path(output) / "predictions.parquet", _joined(tables))
+        _write(folder / "predictions.parquet", _joined(tables))
     counts = {kind: sum(mark["counts"][kind] for mark in marks) for kind in marks[0]["counts"]}
     said = ", ".join(f"{number} {kind}" for kind, number in counts.items() if number)
     logger.info("%d shares: %s -> %s", len(marks), said, folder / results.TABLES[0])
@@ -136,25 +134,41 @@ def _read(table: epath.Path) -> Iterator[dict[str, Any]]:
         with table.open("r") as lines:
             yield from map(json.loads, lines)
         return
-    with table.open("rb") as file:
-        for batch in pyarrow("to read a table").parquet.ParquetFile(file).iter_batches(GROUP):
-            yield from batch.to_pylist()
+    with tempfile.TemporaryDirectory() as folder:
+        local = _on_disk(table, folder)
+        if local != table:
+            table.copy(local)
+        with local.open("rb") as file:
+            for batch in pyarrow("to read a table").parquet.ParquetFile(file).iter_batches(GROUP):
+                yield from batch.to_pylist()
 
 
 def _write(table: epath.Path, rows: Iterator[dict[str, Any]]) -> None:
     """A table, whole or not at all."""
     columns = (*results.COLUMNS, "order")
     chosen = ({name: row.get(name) for name in columns} for row in rows)
-    with replacing(table) as partial, partial.open("wb") as file:
-        if table.suffix == ".jsonl":
-            for row in chosen:
-                file.write(json_line(row).encode(**results.TEXT))
-            return
-        arrow = pyarrow("to write a table")
-        schema = _schema(arrow)
-        with arrow.parquet.ParquetWriter(file, schema) as writer:
-            while some := list(map(_named, itertools.islice(chosen, GROUP))):
-                writer.write_table(arrow.Table.from_pylist(some, schema))
+    with replacing(table) as partial, tempfile.TemporaryDirectory() as folder:
+        local = _on_disk(partial, folder)
+        with local.open("wb") as file:
+            if table.suffix == ".jsonl":
+                file.writelines(json_line(row).encode(**results.TEXT) for row in chosen)
+            else:
+                _write_parquet(file, chosen)
+        if local != partial:
+            local.copy(partial)
+
+
+def _on_disk(table: epath.Path, folder: str) -> epath.Path:
+    """The table itself, or where its copy goes: pyarrow cannot use an object store's open files."""
+    return epath.Path(folder) / table.name if is_remote(table) else table
+
+
+def _write_parquet(file: Any, rows: Iterator[dict[str, Any]]) -> None:
+    arrow = pyarrow("to write a table")
+    schema = _schema(arrow)
+    with arrow.parquet.ParquetWriter(file, schema) as writer:
+        while some := list(map(_named, itertools.islice(rows, GROUP))):
+            writer.write_table(arrow.Table.from_pylist(some, schema))
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:

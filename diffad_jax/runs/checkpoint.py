@@ -169,10 +169,11 @@ class Checkpoints:
 
         It may have been saved on another number of devices. A writer moves those that are damaged,
         as their checksums prove, to `FOLDER_damaged/STEP`. Any other failure to read leaves all as
-        it is, and is raised as it comes.
+        it is, and is raised.
 
         Raises:
           UserError: there is no such checkpoint, none is whole, or it is of another structure.
+          OSError: it cannot be read now; names it.
         """
         steps = self.steps
         wanted = steps if step is None else [s for s in steps if s == step]
@@ -185,14 +186,17 @@ class Checkpoints:
         raise UserError(f"{which} in {self._folder}: found {steps}")
 
     def _load(self, step: int, target: State) -> State:
-        found, wanted = _shapes(self._checkpointer.metadata(step).metadata), _shapes(target)
+        with _told(f"{self._folder / str(step)} cannot be read"):
+            found = _shapes(self._checkpointer.metadata(step).metadata)
+        wanted = _shapes(target)
         if found and found != wanted:
             names = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
             raise UserError(
                 f"{self._folder / str(step)} is of another structure, in {len(names)} arrays: "
                 f"{names[0]} is {found.get(names[0])} there, expected {wanted.get(names[0])}"
             )
-        return self._checkpointer.load(step, target)
+        with _told(f"{self._folder / str(step)} cannot be read"):
+            return self._checkpointer.load(step, target)
 
     def _set_aside(self, step: int, problem: str) -> None:
         """Out of the way, but not deleted; a reader only says it."""
@@ -212,20 +216,13 @@ class Checkpoints:
         processes.barrier("checkpoint_set_aside")
         self._checkpointer.reload()
 
-    @contextlib.contextmanager
-    def _failures_named(self) -> Iterator[None]:
-        """What a disk or an object store refused becomes one line that names the folder."""
-        try:
-            yield
-        except jax.errors.JaxRuntimeError:  # of the devices or of other processes
-            raise
-        except Exception as error:
-            if not _of_storage(error):
-                raise
-            raise OSError(
-                f"{self._folder}: a checkpoint cannot be written ({_line(error)}); the newest "
-                "complete one stays: make room, or mend what it says, and start the same command"
-            ) from error
+    def _failures_named(self) -> contextlib.AbstractContextManager:
+        """Of writing."""
+        return _told(
+            f"{self._folder}: a checkpoint cannot be written",
+            "; the newest complete one stays: make room, or mend what it says, and start the same "
+            "command",
+        )
 
 
 class Best:
@@ -307,6 +304,19 @@ def _damage(path: epath.Path) -> str:
     except ValueError:
         return f"{ORBAX_NOTES} is not as it was written"
     return ""
+
+
+@contextlib.contextmanager
+def _told(what: str, advice: str = "") -> Iterator[None]:
+    """A context in which what a disk or an object store refused becomes one line."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:  # of the devices or of other processes
+        raise
+    except Exception as error:
+        if not _of_storage(error):
+            raise
+        raise OSError(f"{what} ({_line(error)}){advice}") from error
 
 
 def _of_storage(error: BaseException | None) -> bool:

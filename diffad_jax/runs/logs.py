@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
 from diffad_jax.runs import files
+from input_pipeline.on_disk import is_remote
 
 logger = logging.getLogger(__name__)
 # What a line of metrics.jsonl says about the machine; all else follows from seed and pictures.
@@ -124,9 +126,13 @@ class _Board:
 
     def __init__(self, folder: epath.Path, first_step: int):
         self._folder = folder
+        # An object store cannot append: written here, the file is copied as a whole, by the client
+        # of all other files. (tensorboardX's own takes an upload that it had to repeat for lost.)
+        self._here = tempfile.TemporaryDirectory() if is_remote(folder) else None
         with files.named(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(os.path.join(folder, "events"))
+            place = self._here.name if self._here else folder
+            self._writer = EventsWriter(os.path.join(place, "events"))
         # What an earlier process wrote from here on is hidden.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._event(event_pb2.Event(step=first_step, session_log=start))
@@ -136,10 +142,20 @@ class _Board:
             self._event(event_pb2.Event(step=step, summary=one))
         with files.named(self._folder):
             self._writer.flush()
+        self._copy()
 
     def close(self) -> None:
-        with files.named(self._folder):
-            self._writer.close()
+        try:
+            with files.named(self._folder):
+                self._writer.close()
+            self._copy()
+        finally:
+            if self._here:
+                self._here.cleanup()
+
+    def _copy(self) -> None:
+        for path in epath.Path(self._here.name).iterdir() if self._here else ():
+            files.write(self._folder / path.name, path.read_bytes())
 
     def _event(self, event: event_pb2.Event) -> None:
         event.wall_time = time.time()

@@ -1,8 +1,10 @@
 """Pictures in files of records. A record is a picture file, or a tf.train.Example with one."""
 
 import functools
+import gzip
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 
 import tensorflow as tf
@@ -13,6 +15,9 @@ from google.protobuf.message import DecodeError
 from configs.errors import UserError
 from input_pipeline.decoding import formats
 from input_pipeline.on_disk import is_remote
+
+_FRAME = 16  # bytes around each record of a TFRecord file: its length, and two checksums
+_BLOCK = 2**20  # bytes of a compressed file, read at a time
 
 
 def pictures(path: epath.Path) -> Iterator[Callable[[], bytes]]:
@@ -26,11 +31,27 @@ def pictures(path: epath.Path) -> Iterator[Callable[[], bytes]]:
 def _tfrecord(path: epath.Path) -> Iterator[Callable[[], bytes]]:
     kind = "GZIP" if path.suffix == ".gz" else None
     records = tf.data.TFRecordDataset(os.fspath(path), kind).as_numpy_iterator()
+    length = 0
     try:
         for record in records:
+            length += len(record) + _FRAME
             yield functools.partial(_picture_in, record, path)
     except tf.errors.DataLossError:
+        length = -1
+    # TensorFlow takes a file that is cut between two records, or in the header of one, for whole.
+    if length != _length(path):
         yield functools.partial(_damaged, path)
+
+
+def _length(path: epath.Path) -> int | None:
+    """How many bytes of records a TFRecord file holds; None: its compression is cut or damaged."""
+    if path.suffix != ".gz":
+        return path.stat().length
+    try:
+        with path.open("rb") as file, gzip.open(file) as plain:
+            return sum(map(len, iter(functools.partial(plain.read, _BLOCK), b"")))
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return None
 
 
 def _array_record(path: epath.Path) -> Iterator[Callable[[], bytes]]:

@@ -140,6 +140,22 @@ def test_damaged_records_have_a_row_that_says_so(tmp_path, ending):
         last.decode()
 
 
+@pytest.mark.parametrize("ending", ["tfrecord", "tfrecord.gz"])
+def test_records_that_end_in_a_header_are_damaged(tmp_path, ending):
+    """There, and anywhere in a compressed file, TensorFlow sees the end of a whole file."""
+    path = tmp_path / f"p.{ending}"
+    write_records(path, [b"a" * 30, png(0)])
+    data, plain = path.read_bytes(), not ending.endswith("gz")
+    cuts = (5, 46 + 1, 46 + 11) if plain else (5, 12, len(data) - 1)
+    for cut in cuts:
+        path.write_bytes(data[:cut])
+        *_, last = inputs.stream(path)
+        with pytest.raises(UserError, match=f"{path} is damaged from this record on"):
+            last.decode()
+    path.write_bytes(data)
+    assert len(list(inputs.stream(path))) == 2
+
+
 def test_shares_are_the_whole_and_what_is_added_moves_none(pictures):
     whole = [source.name for source in inputs.stream(pictures)]
     assert whole == ["a/0.png", "a/2.png", "a/4.png", "b/1.png", "b/3.png"]

@@ -1,5 +1,6 @@
 """A prediction in shares: every picture once, whatever ends a process; the merge is one's own."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from diffad_jax import predict
 from diffad_jax.predicting import inputs, shares
 from diffad_jax.predicting.parts import Parts
 from tests.predicting import kills
+from tests.predicting.store import stand_in
 
 COUNT = 5000
 
@@ -119,6 +121,22 @@ def test_what_cannot_be_merged_is_one_line(three, tmp_path):
     (output / "predictions-2-of-4.json").unlink()
     shares.merge(output)
     assert names(output) == sorted(f"{number}.png" for number in range(20))
+
+
+def test_shares_on_a_store_are_merged_there(three, tmp_path, monkeypatch):
+    _, output, judge = three
+    stand_in(monkeypatch, tmp_path)
+    for index in range(3):
+        judge(index)
+    judge_there = functools.partial(predict.run, "run", tmp_path / "in", "gs://bucket/out")
+    for index in range(3):
+        judge_there(shard=(index, 3))
+    for place in (output, "gs://bucket/out"):
+        shares.merge(place)
+    there = tmp_path / "bucket/out"
+    assert {p.name for p in there.iterdir()} == {p.name for p in output.iterdir()}
+    for name in ("predictions.csv", "predictions.jsonl", "predictions.parquet"):
+        assert (there / name).read_bytes() == (output / name).read_bytes()
 
 
 def test_without_pyarrow_the_tables_are_lines(three, monkeypatch):

@@ -90,6 +90,25 @@ def test_a_step_is_noted_once_its_checkpoint_is_there(state, tmp_path, monkeypat
         assert json.loads((tmp_path / "saved.json").read_text()) == {"step": 2}
 
 
+@pytest.mark.parametrize("moment", ["metadata", "load"])
+def test_what_a_store_does_not_let_be_read_is_one_line(state, good, monkeypatch, moment):
+    """TensorStore tells it by a ValueError, as it does our own mistakes."""
+    told = ValueError('PERMISSION_DENIED: Error reading "d/0"\nHTTP 403')
+
+    def refuse(*_, **__):
+        raise told
+
+    monkeypatch.setattr(checkpoint.ocp.training.Checkpointer, moment, refuse)
+    with checkpoint.Checkpoints(good, writer=False) as checkpoints:
+        with pytest.raises(
+            OSError, match=rf"^{good}/checkpoints/2 cannot be read \(V.*HTTP 403\)$"
+        ):
+            checkpoints.restore(target(state))
+        told = ValueError("INVALID_ARGUMENT: ours")
+        with pytest.raises(ValueError, match="ours"):
+            checkpoints.restore(target(state))
+
+
 def test_a_disk_full_while_saving(state, tmp_path, caplog):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with pytest.raises(OSError, match=rf"^{tmp_path}/checkpoints: a checkpoint cannot be") as told:
