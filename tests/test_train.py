@@ -24,7 +24,7 @@ from tests.support import folders, helpers
 UNUSED = (nnx.graphdef(nnx.Module()),) * 2
 
 
-def toy_init(config, optimizer, key):
+def toy_init(config, optimizer, key, pictures=None):
     variables = train_state.Variables(
         {name: {"w": jnp.zeros(())} for name in ("unet", "segmentation")}, {}
     )
