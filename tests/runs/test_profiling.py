@@ -20,7 +20,7 @@ def test_flops_are_those_counted_by_hand(monkeypatch):
         return state, flat @ flat.T
 
     monkeypatch.setattr(steps, "train_step", step)
-    monkeypatch.setattr(train_state, "init", lambda config, optimizer, key, pictures: jnp.zeros(()))
+    monkeypatch.setattr(train_state, "init", lambda config, optimizer, key: jnp.zeros(()))
     by_hand = pytest.approx(2 * 8 * 8 * 32 * 32 * 3, rel=1e-4)
     assert jitted.step_flops(helpers.parsed(train__batch_size=8)) == by_hand
     parts = helpers.parsed(train__batch_size=8, train__accumulation_steps=2)
