@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from configs.schema import ModelConfig
-from diffad_jax.models.layers import at_least_float32, compute_dtype, conv, linear, wide
+from diffad_jax.models.layers import apart, at_least_float32, compute_dtype, conv, linear, wide
 from diffad_jax.models.norms import GroupNorm
 
 PRODUCT = "product"  # what `remat = norms` keeps: results of convolutions and matrix products
@@ -94,9 +94,10 @@ class ResBlock(nnx.Module):
         h = nnx.silu(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = checkpoint_name(self.conv1(h), PRODUCT)
-        h = h + self.embed(nnx.silu(embedding))[:, None, None, :]
-        h = self.dropout(nnx.silu(self.norm2(h)), deterministic=key is None, rngs=key)
+        h, bias = apart(self.conv1, h)
+        shift = bias + at_least_float32(self.embed(nnx.silu(embedding)))
+        h = nnx.silu(self.norm2(checkpoint_name(h, PRODUCT), shift))
+        h = self.dropout(h, deterministic=key is None, rngs=key)
         h = self.conv2(h)
         return h + (x if self.shortcut is None else self.shortcut(x))
 
