@@ -54,7 +54,7 @@ def apart(
     product = jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return product, cast(nnx.Param, layer.bias)[...][None]
+    return product, jnp.expand_dims(cast(nnx.Param, layer.bias)[...], 0)
 
 
 def linear(inputs: int, outputs: int, *, dtype, zero: bool = False, rngs) -> nnx.Linear:
