@@ -23,10 +23,14 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,)))
 
     def __call__(
-        self, x: Float[Array, "b *hw c"], shift: Float[Array, "b c"] | None = None
+        self,
+        x: Float[Array, "b *hw c"],
+        *,
+        parts: tuple[Float[Array, "b *hw _"], ...] = (),
+        shift: Float[Array, "b c"] | None = None,
     ) -> Float[Array, "b *hw c"]:
-        """Channels last; `shift` as in `normalise`."""
-        return normalise(x, shift, self.scale[...], self.bias[...], group_means)[0]
+        """Channels last; `parts` (none: x itself) and `shift` as in `normalise`."""
+        return normalise(x, parts or (x,), shift, self.scale[...], self.bias[...], group_means)[0]
 
 
 class BatchNorm(nnx.Module):
@@ -52,7 +56,7 @@ class BatchNorm(nnx.Module):
         """
         scale, bias = self.scale[...], self.bias[...]
         if train:
-            y, mean, var = normalise(x, shift, scale, bias, batch_means)
+            y, mean, var = normalise(x, (x,), shift, scale, bias, batch_means)
             n = x.size // x.shape[-1]
             _update(self.mean, mean[0])
             _update(self.var, var[0] * (n / max(n - 1, 1)))
@@ -68,9 +72,10 @@ def _update(running: nnx.BatchStat, value: Float[Array, " c"]) -> None:
     running[...] = (MOMENTUM * old + (1 - MOMENTUM) * value).astype(old.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def normalise(
     x: Float[Array, "b *hw c"],
+    parts: tuple[Float[Array, "b *hw _"], ...],
     shift: Float[Array, "n c"] | None,
     scale: Float[Array, " c"],
     bias: Float[Array, " c"],
@@ -87,6 +92,8 @@ def normalise(
 
     Args:
       x: feature map.
+      parts: x again, as what its channels were concatenated from: XLA for TPU takes the means of
+        each where it computes it, but those of the whole in a pass of their own. No gradient.
       shift: what is added to x first, in at least float32: a number for each picture's channel, or
         for each channel; None: nothing.
       scale: a factor for each channel.
@@ -98,7 +105,7 @@ def normalise(
       The normalised feature map in the dtype of x, and the means m and variances v of x + shift,
       which have no gradient.
     """
-    return _normalise(x, shift, scale, bias, pool)[0]
+    return _normalise(x, parts, shift, scale, bias, pool)[0]
 
 
 def group_means(z: Float[Array, "b c"]) -> Float[Array, "b c"]:
@@ -113,19 +120,19 @@ def batch_means(z: Float[Array, "b c"]) -> Float[Array, "1 c"]:
 
 
 @jax.named_scope("norm")
-def _normalise(x, shift, scale, bias, pool):
+def _normalise(x, parts, shift, scale, bias, pool):
     wide = at_least_float32(x)
-    channel_mean = _over_pixels(wide)
+    channel_mean = _side_by_side(parts, at_least_float32)
     mean = pool(channel_mean if shift is None else channel_mean + shift)
     middle = mean if shift is None else mean - shift  # what x itself is centred by
-    var = _variance(x, channel_mean, middle, pool)
+    var = _variance(x, parts, channel_mean, middle, pool)
     rate = 1 / jnp.sqrt(var + EPSILON)
     y = (wide - _to_pixels(middle, x)) * _to_pixels(rate * scale[None], x)
     y += _to_pixels(bias[None], x)
     return (y.astype(x.dtype), mean, var), (x, shift, scale, channel_mean, middle, rate)
 
 
-def _variance(x, channel_mean, middle, pool):
+def _variance(x, parts, channel_mean, middle, pool):
     """The pooled mean square of x - middle.
 
     Taking `middle` off first reads x twice. The mean square of x itself needs one reading, but
@@ -135,7 +142,7 @@ def _variance(x, channel_mean, middle, pool):
     wide = at_least_float32(x)
     if wide.dtype == x.dtype:
         return pool(_over_pixels(jnp.square(wide - _to_pixels(middle, x))))
-    square_mean = _over_pixels(jnp.square(wide))
+    square_mean = _side_by_side(parts, lambda part: jnp.square(at_least_float32(part)))
     return jnp.maximum(pool(square_mean + middle * (middle - 2 * channel_mean)), 0)
 
 
@@ -153,15 +160,19 @@ def _normalise_gradient(pool, kept, gradients):
     pixels = x.size // dy_mean.size
     sums = [(pixels * jnp.sum(m, axis=0)).astype(scale.dtype) for m in (dyz_mean, dy_mean)]
     if shift is None:
-        return dx.astype(x.dtype), None, *sums
+        return dx.astype(x.dtype), None, None, *sums
     z_mean = (channel_mean - middle) * rate
     dshift = pixels * rate * (gain * dy_mean - pooled_dy - pooled_dyz * z_mean)
     if len(shift) == 1:
         dshift = dshift.sum(axis=0, keepdims=True)
-    return dx.astype(x.dtype), dshift.astype(shift.dtype), *sums
+    return dx.astype(x.dtype), None, dshift.astype(shift.dtype), *sums
 
 
 normalise.defvjp(_normalise, _normalise_gradient)
+
+
+def _side_by_side(parts, function) -> Float[Array, "b c"]:
+    return jnp.concatenate([_over_pixels(function(part)) for part in parts], axis=-1)
 
 
 def _over_pixels(x: Float[Array, "b *hw c"]) -> Float[Array, "b c"]:
