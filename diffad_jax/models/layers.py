@@ -1,5 +1,7 @@
 """What both networks share: PyTorch's initial values and "in at least float32"."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,17 @@ def conv(inputs: int, outputs: int, size: int, *, dtype, zero: bool = False, rng
         bias_init=init,
         rngs=rngs,
     )
+
+
+def apart(
+    layer: nnx.Conv, x: Float[Array, "b h w c"]
+) -> tuple[Float[Array, "b h w c2"], Float[Array, "1 c2"]]:
+    """A convolution made by `conv`, and its bias, which the norm after it adds: its `shift`."""
+    x, kernel = layer.promote_dtype((x, layer.kernel[...]), dtype=layer.dtype)
+    product = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return product, jnp.expand_dims(cast(nnx.Param, layer.bias)[...], 0)
 
 
 def linear(inputs: int, outputs: int, *, dtype, zero: bool = False, rngs) -> nnx.Linear:

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from configs.schema import ModelConfig
-from diffad_jax.models.layers import at_least_float32, compute_dtype, conv
+from diffad_jax.models.layers import apart, at_least_float32, compute_dtype, conv
 from diffad_jax.models.norms import BatchNorm
 
 ENCODER_WIDTHS = (1, 2, 4, 8, 8, 8)  # times the base width
@@ -27,8 +27,8 @@ class DoubleConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c2"]:
         """`train` as in `BatchNorm`."""
-        x = nnx.relu(self.norm1(self.conv1(x), train=train))
-        return nnx.relu(self.norm2(self.conv2(x), train=train))
+        x = nnx.relu(_normalised(self.conv1, self.norm1, x, train))
+        return nnx.relu(_normalised(self.conv2, self.norm2, x, train))
 
 
 class UpConv(nnx.Module):
@@ -40,7 +40,12 @@ class UpConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
         """`train` as in `BatchNorm`."""
-        return nnx.relu(self.norm(self.conv(double_aligned(x)), train=train))
+        return nnx.relu(_normalised(self.conv, self.norm, double_aligned(x), train))
+
+
+def _normalised(layer: nnx.Conv, norm: BatchNorm, x: Array, train: bool) -> Array:
+    product, bias = apart(layer, x)
+    return norm(product, bias, train=train)
 
 
 class SegmentationNet(nnx.Module):

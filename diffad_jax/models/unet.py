@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from configs.schema import ModelConfig
-from diffad_jax.models.layers import at_least_float32, compute_dtype, conv, linear, wide
+from diffad_jax.models.layers import apart, at_least_float32, compute_dtype, conv, linear, wide
 from diffad_jax.models.norms import GroupNorm
 
 PRODUCT = "product"  # what `remat = norms` keeps: results of convolutions and matrix products
@@ -88,15 +88,17 @@ class ResBlock(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "b h w c"], embedding: Float[Array, "b e"], key=None
+        self, parts: tuple[Float[Array, "b h w _"], ...], embedding: Float[Array, "b e"], key=None
     ) -> Float[Array, "b h2 w2 c2"]:
-        """`key`: a jax key for the dropout; none, no dropout."""
-        h = nnx.silu(self.norm1(x))
+        """`parts`: to be concatenated. `key`: a jax key for the dropout; none, no dropout."""
+        x = jnp.concatenate(parts, axis=-1)
+        h = nnx.silu(self.norm1(x, parts=parts))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = checkpoint_name(self.conv1(h), PRODUCT)
-        h = h + self.embed(nnx.silu(embedding))[:, None, None, :]
-        h = self.dropout(nnx.silu(self.norm2(h)), deterministic=key is None, rngs=key)
+        h, bias = apart(self.conv1, h)
+        shift = bias + at_least_float32(self.embed(nnx.silu(embedding)))
+        h = nnx.silu(self.norm2(checkpoint_name(h, PRODUCT), shift=shift))
+        h = self.dropout(h, deterministic=key is None, rngs=key)
         h = self.conv2(h)
         return h + (x if self.shortcut is None else self.shortcut(x))
 
@@ -172,7 +174,7 @@ class UNet(nnx.Module):
         embedding = self.time2(nnx.silu(self.time1(features)))
         blocks = 0
 
-        def run(layers, h):
+        def run(layers, *parts):
             nonlocal blocks
             for layer in layers:
                 call = layer
@@ -181,10 +183,10 @@ class UNet(nnx.Module):
                 if isinstance(layer, ResBlock):
                     block_key = None if key is None else jax.random.fold_in(key, blocks)
                     blocks += 1
-                    h = call(h, embedding, block_key)
+                    parts = (call(parts, embedding, block_key),)
                 else:
-                    h = call(h)
-            return h
+                    parts = (call(*parts),)
+            return parts[0]
 
         h, skips = x, []
         for layers in self.down:
@@ -192,7 +194,7 @@ class UNet(nnx.Module):
             skips.append(h)
         h = run(self.middle, h)
         for layers in self.up:
-            h = run(layers, jnp.concatenate([h, skips.pop()], axis=-1))
+            h = run(layers, h, skips.pop())
         h = self.out_conv(nnx.silu(self.out_norm(h)))
         return h.astype(features.dtype)
 
