@@ -112,13 +112,6 @@ def test_an_impossible_value_is_one_line(run, tmp_path):
     assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
-def test_a_share_that_has_no_category_is_one_line(tmp_path):
-    command = [*folders.command(tmp_path / "data", tmp_path / "run"), "--shard=1/2"]
-    result = folders.call(command, tmp_path / "compiled")
-    assert result.returncode == 1 and not (tmp_path / "run").exists()
-    assert result.stderr == "error: --shard=1/2 has no category: there are 1\n"
-
-
 def test_unusable_pictures_are_one_line(tmp_path):
     command = folders.command(tmp_path / "data", tmp_path / "run")
     at = command.index("--config")

@@ -4,6 +4,7 @@ import pytest
 
 from configs.errors import UserError
 from diffad_jax.command_line import array
+from tests.support import folders
 
 NAMES = ["bottle", "cable", "grid"]
 POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
@@ -87,3 +88,10 @@ def test_slices_are_forgotten():
     environment = {"MEGASCALE_SLICE_ID": "0", "MEGASCALE_COORDINATOR_ADDRESS": "a", "HOME": "b"}
     array.leave(environment)
     assert environment == {"HOME": "b"}
+
+
+def test_a_single_category_is_a_list_of_one(tmp_path):
+    command = [*folders.command(tmp_path / "data", tmp_path / "run"), "--shard=1/2"]
+    result = folders.call(command, tmp_path / "compiled")
+    assert result.returncode == 1 and not (tmp_path / "run").exists()
+    assert result.stderr == "error: --shard=1/2 has no category: there are 1\n"

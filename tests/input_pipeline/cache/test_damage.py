@@ -243,7 +243,7 @@ def test_damaged_foregrounds_are_found_again(place, caplog, damage, memory_gib):
     root, _ = place
     category, cache = load(root, memory_gib=memory_gib), str(root.parent / "cache")
     found = np.array(foreground.foregrounds_for(category, "object", cache).computed)
-    file = foreground.path_of(category, cache) / "planes.npy"
+    file = pathlib.Path(foreground.path_of(category, cache)) / "planes.npy"
     whole = file.read_bytes()
     if damage == "another shape":
         np.save(file, found[:2])
