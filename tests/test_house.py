@@ -6,6 +6,7 @@ diffad_jax -> input_pipeline -> configs, never back; inside diffad_jax from the 
 import ast
 import collections
 import functools
+import gc
 import pathlib
 import sys
 
@@ -41,7 +42,12 @@ OURS = [file for file in FILES if file.parts[0] in BUILDINGS]
 def imports(file: pathlib.Path) -> list[tuple[int, str, str]]:
     """(line, dotted module, name it is bound to) of every import, inside functions too."""
     found = []
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+    # Python 3.11 does not bear that what other tests left is collected in the midst of parsing
+    # (github.com/python/cpython/issues/106905).
+    gc.disable()
+    tree = ast.parse((ROOT / file).read_text())
+    gc.enable()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [(node.lineno, one.name, one.asname or one.name) for one in node.names]
         elif isinstance(node, ast.ImportFrom):
