@@ -10,6 +10,7 @@ with the memory they work in, are chosen where the program runs.
 """
 
 import collections
+import importlib.util
 import json
 import pathlib
 import re
@@ -86,14 +87,13 @@ def main(_) -> None:
 
 def devices(gpu: str, count: int) -> list[jax.Device]:
     """GPUs of one host, to compile for."""
+    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        sys.exit("error: no GPU compiler: pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt")
     name, own = GPUS[gpu]
     target = COMMON.format(name=name, own=own)
-    try:
-        return topologies.get_topology_desc(
-            platform="cuda", topology=f"1x1x{count}", target_config=target
-        ).devices
-    except (KeyError, NotImplementedError, RuntimeError) as error:
-        sys.exit(f"error: {error}: pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt")
+    return topologies.get_topology_desc(
+        platform="cuda", topology=f"1x1x{count}", target_config=target
+    ).devices
 
 
 def read(program: hlo.Program) -> dict:
