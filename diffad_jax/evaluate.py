@@ -1,5 +1,6 @@
 """A category's pictures -> anomaly maps, scores, measures, threshold, report."""
 
+import json
 import logging
 
 import jax
@@ -156,6 +157,24 @@ def evaluate(
     if jax.process_index() == 0:
         write(workdir, evaluation, model.config)
     return dict(evaluation.values)
+
+
+def stands(config: Config, category: Category, workdir: epath.PathLike, step: int) -> bool:
+    """Whether `evaluate` has judged this step's weights, and would write the same again.
+
+    That is so where the pictures, what scores depend on, and the rule of the threshold are equal.
+    """
+    file = epath.Path(workdir) / "eval" / str(step) / "metrics.json"
+    identity, rule = identify(config, step, shown(category).fingerprint), config.evaluate.threshold
+    try:
+        values = json.loads(file.read_text()) if file.exists() else {}
+        found = threshold.read(workdir)
+        if rule == "f1" and values["image_f1_threshold"] is None:
+            rule = threshold.GOOD_ONLY
+        same = values["identity"] == identity.to_dict()
+    except (ValueError, LookupError, TypeError, UserError):  # not there, or damaged
+        return False
+    return same and found is not None and (found.identity, found.source) == (identity, rule)
 
 
 def measure(

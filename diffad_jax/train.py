@@ -139,7 +139,11 @@ def prepare(
         mesh.size,
         mesh.devices.flat[0].platform,
     )
-    train_step, flops = compile_step(networks, optimizer, config, state, key, mesh)
+    lazy = jitted.train_step(networks, optimizer, config, mesh)
+    made: tuple[Callable, float | None] = (lazy, None)
+    if step < total_steps:
+        made = jitted.compile_step(lazy, config, state, key, mesh)
+    train_step, flops = made
     run = Run(
         config=config,
         workdir=workdir,
@@ -180,7 +184,7 @@ def loop(run: Run, state: TrainState, pending: Pending) -> dict[str, float] | No
     ):  # fmt: skip
         try:
             # Again, because the process may have been killed between this step's checkpoint and it.
-            final = evaluation(run, state, first_step, stop) if first_step else None
+            final = evaluation(run, state, first_step, stop, again=True) if first_step else None
         except stopping.Stopped:
             stop.leave(first_step)
             return None
@@ -228,21 +232,35 @@ def save(run: Run, step: int, state: TrainState, pending: Pending) -> None:
 
 
 def evaluation(
-    run: Run, state: TrainState, step: int, stop: stopping.Stop
+    run: Run, state: TrainState, step: int, stop: stopping.Stop, again: bool = False
 ) -> dict[str, float] | None:
     """Metrics and threshold where they are due after `step`; see `evaluate.evaluate`.
+
+    `again`: perhaps an earlier process has measured them, and to the end; then they stand.
 
     Raises `stopping.Stopped` where the process is told to stop before they are there.
     """
     due_now = step >= run.total_steps or due(step, run.config.train.evaluate_every)
     if not due_now or not len(evaluate.shown(run.category).images):
         return None
+    values = earlier(run, step) if again else None
     with run.meter.paused():
-        with stop.interrupting():
-            model = run.scorer.holding(state)
-            values = evaluate.evaluate(model, run.category, run.workdir, run.painted)
-        run.log.evaluation(step, values)
+        if values is None:
+            with stop.interrupting():
+                model = run.scorer.holding(state)
+                values = evaluate.evaluate(model, run.category, run.workdir, run.painted)
+            run.log.evaluation(step, values)
         run.best.offer(step, state, values)
+    return values
+
+
+def earlier(run: Run, step: int) -> dict[str, float] | None:
+    """What an earlier process measured after `step`, where all that it depends on is the same."""
+    values = run.log.evaluated(step)  # logged when all the files were there
+    stand = bool(values) and evaluate.stands(run.config, run.category, run.workdir, step)
+    if processes.anywhere(not stand):
+        return None
+    logger.info("step %d was evaluated before: see %s/eval/%d", step, run.workdir, step)
     return values
 
 
@@ -281,24 +299,6 @@ def start(
     shapes = jax.eval_shape(functools.partial(train_state.init, config, optimizer), key)
     state = checkpoints.restore(checkpoint.abstract(shapes, sharding.replicated(mesh)))
     return state, checkpoints.notes(int(state.step))
-
-
-def compile_step(networks, optimizer, config: Config, state, key, mesh):
-    """The compiled training step, and its FLOPs (None: not known); says what memory it takes.
-
-    The run's only compilation of it: the loop calls what this returns.
-    """
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, np.float32, sharding=sharding.split(mesh))
-        for name, shape in jitted.batch_shapes(config).items()
-    }
-    step = jitted.train_step(networks, optimizer, config, mesh)
-    compiled = step.lower(state, batch, key).compile()
-    limit = profiling.memory_stats("bytes_limit")
-    profiling.report_memory(profiling.step_bytes(compiled), limit, config)
-    if profiling.peak_flops(mesh.devices.flat[0].device_kind) is None:
-        return compiled, None  # nothing to compare them with
-    return compiled, jitted.step_flops(config)
 
 
 def length(config: Config, pictures: int) -> int:

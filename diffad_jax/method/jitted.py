@@ -16,7 +16,7 @@ from diffad_jax.method import judging, optim, steps, train_state
 from diffad_jax.method.judging import Judgement
 from diffad_jax.method.steps import Batch
 from diffad_jax.method.train_state import Networks, TrainState, Variables
-from diffad_jax.runs import sharding
+from diffad_jax.runs import profiling, sharding
 
 Options = dict[str, bool | int | str]
 # What XLA is told for CPUs, where it knows it (experimental: XLA may drop it). YNNPACK gets dot
@@ -154,6 +154,25 @@ def lower_train_step(
     }
     networks = train_state.define(config.model)
     return train_step(networks, optimizer, config, mesh).lower(state, batch, key)
+
+
+def compile_step(
+    step: TrainStep, config: Config, state: TrainState, key: Key[Array, ""], mesh: Mesh
+) -> tuple[jax.stages.Compiled, float | None]:
+    """`train_step` compiled, and its FLOPs (None: not known); says what memory it takes.
+
+    A run's only compilation of it: the loop calls what this returns.
+    """
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding.split(mesh))
+        for name, shape in batch_shapes(config).items()
+    }
+    compiled = step.lower(state, batch, key).compile()
+    limit = profiling.memory_stats("bytes_limit")
+    profiling.report_memory(profiling.step_bytes(compiled), limit, config)
+    if profiling.peak_flops(mesh.devices.flat[0].device_kind) is None:
+        return compiled, None  # nothing to compare them with
+    return compiled, step_flops(config)
 
 
 def step_flops(config: Config) -> float | None:

@@ -97,6 +97,15 @@ class Log:
         """Metrics of the test split at `step`."""
         self._write("eval", step, metrics)
 
+    def evaluated(self, step: int) -> dict[str, float] | None:
+        """What `evaluation` was given at `step`, by an earlier process too; None: nothing."""
+        about = {"kind": "eval", "step": step}
+        for values in map(json.loads, self._lines):
+            if about.items() <= values.items():
+                numbers = {k: v for k, v in values.items() if k not in {*about, "total_steps"}}
+                return {k: math.nan if v is None else v for k, v in numbers.items()}
+        return None
+
     def picture(self, step: int, name: str, picture: UInt8[np.ndarray, "h w 3"]) -> None:
         """A picture for TensorBoard."""
         if self._active:
