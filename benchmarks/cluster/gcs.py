@@ -35,6 +35,7 @@ from benchmarks.cluster.gcs_bench import (
     until,
 )
 from benchmarks.cluster.gcs_proxy import Rules
+from diffad_jax.runs import stopping
 from tests.support import folders
 
 FOLDER = flags.DEFINE_string("folder", None, "Local folder, emptied.", required=True)
@@ -64,7 +65,7 @@ def resumed(bench: Bench) -> str:
     words = bench.train(f"{BUCKET}/runs/run")
     status = stopped(bench, words, "stopped", "step 1/", signal.SIGTERM)
     text = bench.log("stopped")
-    expect(status == 0 and "told to stop" in text, f"{status}: {last(text)}")
+    expect(status == stopping.STATUS and "told to stop" in text, f"{status}: {last(text)}")
     expect("waiting" not in bench.call(words, "resumed"), "its lock was left behind")
     return bench.same("runs/run")
 
