@@ -5,9 +5,9 @@ python -m benchmarks.serve --bundle bottle_model --pictures photos [--seconds 60
 It starts the station and asks it over HTTP, each client for its next picture when the last one is
 judged. In the same run the bundle's `infer.py` judges the same files in batches of 8, half of its
 time (as long as the clients have, a minute at most) before and half after, while the station rests;
-the clients take their part of the same processors. Printed is a row for RESULTS.md: pictures/s of both, P50 and P95 of a request, the
-station's memory at the start, in the middle and at the end, and whether each score is to the last
-bit what `--mode predict` says of the file.
+the clients take their part of the same processors. Printed is a row for RESULTS.md: pictures/s of
+both, P50 and P95 of a request, the station's memory at the start, in the middle and at the end, and
+whether each score is to the last bit what `--mode predict` says of the file.
 """
 
 import contextlib
