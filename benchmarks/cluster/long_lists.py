@@ -4,9 +4,9 @@ python -m benchmarks.cluster.long_lists --out runs/long --counts 10000,50000,200
 
 Makes a category of so many good training pictures, and a quarter as many test pictures, a tenth of
 them defective (32 px each, all different; kept in OUT, about 1 KB a picture), and gives it to the
-program with the smallest networks (configs/test.py, two steps). Each command is a process of its
-own: prints its seconds, its peak memory, and both by picture. What was made and prepared before is
-not made again, so give another --out for another try.
+program with the smallest networks (configs/test.py with one level, two steps). Each command is a
+process of its own: prints its seconds, those of processors, and its peak memory, by picture too.
+What was made and prepared before is not made again, so give another --out for another try.
 """
 
 import os
@@ -30,21 +30,22 @@ flags.DEFINE_list("counts", ["10000"], "numbers of good training pictures")
 def main(argv: Sequence[str]) -> None:
     """Print a Markdown table."""
     del argv
-    print("| pictures | command | s | ms/picture | peak MiB | KiB/picture |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| pictures | command | s | CPU s | CPU ms/picture | peak MiB | KiB/picture |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for count in map(int, FLAGS.counts):
         folder = pathlib.Path(FLAGS.out) / str(count)
         make(folder / "many", count)
         pictures = count + count // TEST
         for name, words in commands(folder):
-            seconds, peak = measured(words, folder / f"{name}.log")
+            seconds, busy, peak = measured(words, folder / f"{name}.log")
             print(
-                f"| {pictures:,} | {name} | {seconds:.1f} | {1e3 * seconds / pictures:.2f} "
+                f"| {pictures:,} | {name} | {seconds:.1f} | {busy:.1f} "
+                f"| {1e3 * busy / pictures:.2f} "
                 f"| {peak / 2**20:.0f} | {peak / 2**10 / pictures:.2f} |",
                 flush=True,
             )
         report = next(folder.glob("run/eval/*/report.html"))
-        print(f"| {pictures:,} | report.html: {report.stat().st_size / 1e6:.1f} MB | | | | |")
+        print(f"| {pictures:,} | report.html: {report.stat().st_size / 1e6:.1f} MB | | | | | |")
 
 
 def make(folder: pathlib.Path, count: int) -> None:
@@ -77,7 +78,8 @@ def commands(folder: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
     data = [
         *("--config=test", "--config.data.category=many", f"--config.data.root={folder}"),
         *(f"--config.data.cache_dir={folder}/cache", "--config.train.steps=2"),
-        "--config.evaluate.batch_size=64",
+        *("--config.evaluate.batch_size=64", "--config.model.unet_multipliers=(1,)"),
+        "--config.model.attention_widths=()",
     ]
     run = [f"--workdir={folder}/run"]
     yield "check", ["--mode=check", *data]
@@ -90,8 +92,8 @@ def commands(folder: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
     yield "predict", ["--mode=predict", *run, *predict]
 
 
-def measured(words: list[str], log: pathlib.Path) -> tuple[float, int]:
-    """Seconds, and bytes of peak memory, of a process and its children.
+def measured(words: list[str], log: pathlib.Path) -> tuple[float, float, int]:
+    """Seconds, those of processors, and bytes of peak memory, of a process and its children.
 
     Raises:
       RuntimeError: it failed.
@@ -107,7 +109,8 @@ def measured(words: list[str], log: pathlib.Path) -> tuple[float, int]:
     if status:
         raise RuntimeError(f"{' '.join(words)} failed: see {log}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return time.monotonic() - begun, usage.ru_maxrss * unit
+    busy = usage.ru_utime + usage.ru_stime
+    return time.monotonic() - begun, busy, usage.ru_maxrss * unit
 
 
 if __name__ == "__main__":
