@@ -51,9 +51,9 @@ def chart(every: Sequence[Run]) -> Figure:
             points = means([run for run in every if run.arm == arm], metric)
             if points:
                 panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=arm)
-        panel.set(title=COLUMNS[metric], xlabel="step", xscale="log")
+        panel.set(title=COLUMNS[metric], xlabel="step")
         panel.grid(visible=True, alpha=0.3)
-    panels[0].legend()
+    panels[0].legend(title=", ".join(dict.fromkeys(run.category.name for run in every)))
     return figure
 
 

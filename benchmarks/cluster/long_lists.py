@@ -4,7 +4,7 @@ python -m benchmarks.cluster.long_lists --out runs/long --counts 10000,50000,200
 
 Makes a category of so many good training pictures, and a quarter as many test pictures, a tenth of
 them defective (32 px each, all different; kept in OUT, about 1 KB a picture), and gives it to the
-program with the smallest networks (configs/test.py with one level, two steps). Each command is a
+program with the smallest networks (configs/test.py, attention at 8 px alone, two steps). Each command is a
 process of its own: prints its seconds, those of processors, and its peak memory, by picture too.
 What was made and prepared before is not made again, so give another --out for another try.
 """
@@ -78,7 +78,7 @@ def commands(folder: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
     data = [
         *("--config=test", "--config.data.category=many", f"--config.data.root={folder}"),
         *(f"--config.data.cache_dir={folder}/cache", "--config.train.steps=2"),
-        *("--config.evaluate.batch_size=64", "--config.model.unet_multipliers=(1,)"),
+        *("--config.evaluate.batch_size=64", "--config.model.unet_multipliers=(1,1,1)"),
         "--config.model.attention_widths=()",
     ]
     run = [f"--workdir={folder}/run"]
