@@ -4,9 +4,10 @@ python -m benchmarks.cluster.long_lists --out runs/long --counts 10000,50000,200
 
 Makes a category of so many good training pictures, and a quarter as many test pictures, a tenth of
 them defective (32 px each, all different; kept in OUT, about 1 KB a picture), and gives it to the
-program with the smallest networks (configs/test.py, attention at 8 px alone, two steps). Each command is a
-process of its own: prints its seconds, those of processors, and its peak memory, by picture too.
-What was made and prepared before is not made again, so give another --out for another try.
+program with the smallest networks (configs/test.py, attention at 8 px alone, two steps). Each
+command is a process of its own: prints its seconds, those of processors, and its peak memory, by
+picture too. What was made and prepared before is not made again, so give another --out for another
+try.
 """
 
 import os
