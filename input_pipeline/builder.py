@@ -31,7 +31,7 @@ from input_pipeline.decoding.pictures import decode_foreground, decode_mask, dec
 from input_pipeline.decoding.resizing import resize_nearest, resize_picture
 from input_pipeline.folders.contents import check_name, stamped
 from input_pipeline.folders.layouts import LAYOUTS, resolve
-from input_pipeline.folders.scan import GOOD, Record, digest, parts, scan
+from input_pipeline.folders.scan import GOOD, Record, digest, parts
 from input_pipeline.on_disk import chunks, files_of, is_remote
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,7 @@ class PicturesConfig(tfds.core.BuilderConfig):
         self.name = self.stem(self.path, self.image_size, self.resize, self.fit) + digest(facts)
 
     def _scanned(self) -> list[Record]:
-        self.layout = resolve(self.path, self.layout)
-        found = scan(self.path, LAYOUTS[self.layout], self.missing_masks)
+        self.layout, found = resolve(self.path, self.layout, self.missing_masks)
         if LAYOUTS[self.layout].category and kind_of(self.path.name, self.kind) == "texture":
             found += parts(self.path)
         return found

@@ -95,8 +95,9 @@ def check_textures(config: schema.Config) -> list[Finding]:
 def _scan(folder: pathlib.Path, layout: str) -> tuple[list[Finding], str, list[Record]]:
     """(findings, layout, pictures); every picture below the folder where no layout fits."""
     try:
-        name = layouts.recognise(folder) if layout == "auto" else layout
-        return [], name, scan(folder, layouts.LAYOUTS[name], "ignore")
+        if layout == "auto":
+            return [], *layouts.recognise(folder)
+        return [], layout, scan(folder, layouts.LAYOUTS[layout], "ignore")
     except UserError as error:
         everything = listing.walk(folder, recursive=True).pictures
         records = [

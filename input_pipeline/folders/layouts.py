@@ -10,6 +10,7 @@ from input_pipeline.folders.scan import (
     Layout,
     NoGoodPictures,
     Record,
+    check_masks,
     scan,
     table_of,
     unused,
@@ -102,8 +103,8 @@ LAYOUTS = {
 _IN_FOLDERS = ("mvtec", "visa", "dagm")
 
 
-def recognise(folder: pathlib.Path) -> str:
-    """The layout that a category's folder has.
+def recognise(folder: pathlib.Path) -> tuple[str, list[Record]]:
+    """The layout that a category's folder has, and what `scan` finds by it, masks or none.
 
     A data set as downloaded where its table lists the category, or its Label folders are there;
     else the one whose naming finds every mask that can be found, and any; else `folder`.
@@ -111,41 +112,43 @@ def recognise(folder: pathlib.Path) -> str:
     Raises:
       UserError: none fits: says what was looked for; or there is a table that cannot be read.
     """
-    if _in_table(folder):
-        return "visa_csv"
-    if _has_labels(folder):
-        return "dagm_raw"
-    any_naming = _masks(scan(folder, LAYOUTS["folder"], "ignore"))
-    for name in _IN_FOLDERS:
-        if any_naming and _masks(_try(folder, name)) == any_naming:
-            return name
-    return "folder"
+    for name, records in (("visa_csv", _in_table(folder)), ("dagm_raw", _with_labels(folder))):
+        if records:
+            return name, records
+    own = scan(folder, LAYOUTS["folder"], "ignore")
+    any_naming = _masks(own)
+    for name in _IN_FOLDERS if any_naming else ():
+        records = _try(folder, name)
+        if _masks(records) == any_naming:
+            return name, records
+    return "folder", own
 
 
-def _in_table(folder: pathlib.Path) -> bool:
-    """Whether VisA's table is there and lists the category."""
+def _in_table(folder: pathlib.Path) -> list[Record]:
+    """What VisA's table lists of the category, where it is there."""
     table = table_of(folder, LAYOUTS["visa_csv"])
     if not folder.is_dir() or not table.is_file():
-        return False
+        return []
     try:
-        return bool(scan(folder, LAYOUTS["visa_csv"], "ignore"))
+        return scan(folder, LAYOUTS["visa_csv"], "ignore")
     except NoGoodPictures as error:
         logger.info("layout of %s: not that of the table beside it: %s", folder, error)
-        return False
+        return []
 
 
-def _has_labels(folder: pathlib.Path) -> bool:
-    """Whether pictures lie as DAGM's do, with a folder of labels beside them."""
+def _with_labels(folder: pathlib.Path) -> list[Record]:
+    """The pictures where they lie as DAGM's do, with a folder of labels beside them."""
     places = [listing.place(folder, split) for split in ("Train", "Test")]
     if not any(
         listing.pictures_under(place) and listing.pictures_under(listing.place(place, "Label"))
         for place in places
     ):
-        return False
+        return []
     try:
-        return bool(_masks(scan(folder, LAYOUTS["dagm_raw"], "ignore")))
+        records = scan(folder, LAYOUTS["dagm_raw"], "ignore")
     except NoGoodPictures:
-        return False
+        return []
+    return records if _masks(records) else []
 
 
 def _try(folder: pathlib.Path, name: str) -> list[Record]:
@@ -161,19 +164,23 @@ def _masks(records: list[Record]) -> set[str]:
     return {record.mask for record in records if record.mask and record.split == "test"}
 
 
-def resolve(folder: pathlib.Path, layout: str) -> str:
-    """`layout`, or what 'auto' stands for; what lies in the folder and is not used is logged.
+def resolve(
+    folder: pathlib.Path, layout: str, missing_masks: str = "error"
+) -> tuple[str, list[Record]]:
+    """`layout`, or what 'auto' stands for, and the pictures; what is not used is logged.
 
     Raises:
       UserError: as `recognise` and `scan.scan`.
     """
-    found = layout
     if layout == "auto":
-        found = recognise(folder)
-        logger.info("layout of %s: %s (data.layout names another)", folder, found)
-    for where, what in unused(folder, scan(folder, LAYOUTS[found], "ignore")):
+        layout, records = recognise(folder)
+        logger.info("layout of %s: %s (data.layout names another)", folder, layout)
+    else:
+        records = scan(folder, LAYOUTS[layout], "ignore")
+    for where, what in unused(folder, records):
         logger.warning("%s: %s", folder / where, what)
-    return found
+    check_masks(folder, LAYOUTS[layout], records, missing_masks)
+    return layout, records
 
 
 def categories(root: pathlib.Path, layout: str) -> list[str]:
@@ -207,7 +214,10 @@ def chosen(category: str, root: pathlib.Path, layout: str) -> list[str]:
 
 def _is_category(folder: pathlib.Path, layout: str) -> bool:
     try:
-        scan(folder, LAYOUTS[recognise(folder) if layout == "auto" else layout], "ignore")
+        if layout == "auto":
+            recognise(folder)
+        else:
+            scan(folder, LAYOUTS[layout], "ignore")
     except NoGoodPictures:
         return False
     return True

@@ -34,7 +34,8 @@ def checked(root, name=sets.NAME, **changes):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_whole_category_is_read_exactly(root, layout):
     folder, places = sets.make(root, layout), sets.PLACES[layout]
-    assert layouts.recognise(folder) == layout and layouts.categories(root, "auto") == [sets.NAME]
+    assert layouts.recognise(folder)[0] == layout
+    assert layouts.categories(root, "auto") == [sets.NAME]
     category = load(root)
     assert category.train.names == [places.train.format(stem) for stem in sets.TRAIN]
     np.testing.assert_array_equal(category.train.images, [sets.picture(s) for s in sets.TRAIN])

@@ -38,8 +38,9 @@ def test_ones_own_folder(tmp_path, mask, name):
     for i, train in enumerate(TRAIN):
         p, capitals = tmp_path / f"p{i}", CAPITALS[(turn + i) % 3]
         picture, fine, bad, its = build(p, train, name, mask, capitals)
-        layout = layouts.recognise(p)
+        layout, recognised = layouts.recognise(p)
         folder = scan.scan(p, layouts.LAYOUTS["folder"])
+        assert recognised == folder
         rows = [(r.split, r.picture, r.mask, r.defect) for r in folder]
         expected = [("test", bad, its, bad.split("/")[1]), ("test", fine, "", "good")]
         assert sorted(rows) == sorted([("train", picture, "", "good"), *expected]), (p, layout)

@@ -125,7 +125,7 @@ def test_ones_own_without_masks(tmp_path):
 def test_a_missing_mask_does_not_change_what_the_layout_is_taken_for(tmp_path):
     touch(tmp_path / "p", "train/good/1.png", "test/bad/2.png", "test/bad/3.png")
     touch(tmp_path / "p", "ground_truth/bad/2_mask.png")
-    assert layouts.recognise(tmp_path / "p") == "mvtec"
+    assert layouts.recognise(tmp_path / "p")[0] == "mvtec"
     with pytest.raises(UserError, match=r"bad/3.png has no mask: .*ground_truth/bad/3_mask.png;"):
         found(tmp_path / "p")
 

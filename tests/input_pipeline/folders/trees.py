@@ -27,9 +27,9 @@ def mask(folder: pathlib.Path, name: str, marked: bool) -> str:
 
 def found(folder: pathlib.Path, layout: str = "auto", missing_masks: str = "error"):
     """(layout, training pictures, test pictures); each picture is (name, mask, defect)."""
-    name = layouts.resolve(folder, layout)
+    name, records = layouts.resolve(folder, layout, missing_masks)
     rows = {"train": [], "test": []}
-    for r in scan.scan(folder, layouts.LAYOUTS[name], missing_masks):
+    for r in records:
         rows[r.split].append((r.picture, r.mask, r.defect))
     return name, rows["train"], rows["test"]
 
