@@ -4,15 +4,16 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 import diffad_jax
 from configs.errors import UserError
 from diffad_jax.exporting import image_files, infer
+from diffad_jax.predicting import writing
 from diffad_jax.scoring.threshold import read
 from input_pipeline.decoding.pictures import MAX_PIXELS, decode_rgb
 
@@ -20,13 +21,11 @@ Picture = UInt8[np.ndarray, "h w 3"]
 
 
 @runtime_checkable
-class Finding(Protocol):
+class Finding(writing.Found, Protocol):
     """What a model makes of a picture: `predicting.results.Prediction`, or `infer.Result`."""
 
-    score: float
-    anomaly_map: Float32[np.ndarray, "h w"]
-    boxes: Sequence[Any]  # with x, y, width, height, area, peak
-    reconstruction: UInt8[np.ndarray, "h w 3"]
+    @property
+    def reconstruction(self) -> Picture: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
