@@ -49,14 +49,14 @@ OF_MODEL = (
 
 
 class App:
-    """A station's routes: `asgi` is the application. Set `closing`, and pages that listen let go.
+    """A station's routes: `asgi` is the application.
 
-    watched: the name of the folder that is, or None.
+    watched: the name of the folder that is, or None. closing: whether pages that listen let go.
     """
 
     def __init__(self, station: Station, corrections: Corrections, watched: str | None = None):
-        self.station, self.watched, self.closing, self._listening = station, watched, False, 0
-        self._corrections = corrections
+        self.station, self.watched, self._corrections = station, watched, corrections
+        self.closing, self._listening = lambda: False, 0
         self._scale = drawing.full_scale(station.served.pixel_threshold)
         self._registry = prometheus_client.CollectorRegistry()
         self._registry.register(self)
@@ -210,7 +210,7 @@ class App:
         self.station.listeners.append(hear)
         self._listening += 1
         try:
-            while not self.closing:
+            while not self.closing():
                 state = json.dumps(self.state())
                 if state != last or loop.time() > spoke + SILENCE:
                     yield ": \n\n" if state == last else f"event: state\ndata: {state}\n\n"
