@@ -22,7 +22,7 @@ _BOX = ("x", "y", "width", "height", "area", "peak")
 
 @runtime_checkable
 class Found(Protocol):
-    """What is written of a `results.Prediction`, or of an `exporting.infer.Result`."""
+    """What a model makes of a picture: `results.Prediction`, or `exporting.infer.Result`."""
 
     @property
     def score(self) -> float: ...
@@ -32,6 +32,9 @@ class Found(Protocol):
 
     @property
     def boxes(self) -> Sequence[Any]: ...
+
+    @property
+    def reconstruction(self) -> UInt8[np.ndarray, "h w 3"]: ...
 
 
 def unreadable(name: str, error: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -13,19 +12,11 @@ from jaxtyping import UInt8
 import diffad_jax
 from configs.errors import UserError
 from diffad_jax.exporting import image_files, infer
-from diffad_jax.predicting import writing
+from diffad_jax.predicting.writing import Found
 from diffad_jax.scoring.threshold import read
 from input_pipeline.decoding.pictures import MAX_PIXELS, decode_rgb
 
 Picture = UInt8[np.ndarray, "h w 3"]
-
-
-@runtime_checkable
-class Finding(writing.Found, Protocol):
-    """What a model makes of a picture: `predicting.results.Prediction`, or `infer.Result`."""
-
-    @property
-    def reconstruction(self) -> Picture: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +41,7 @@ class Served:
     reference: dict[str, list] | None  # reference.json
     needed: tuple[epath.Path | pathlib.Path, ...]  # files without which it cannot be started again
     resizing: tuple[str, str]  # data.resize, data.fit
-    judge: Callable[[list[Picture]], Sequence[Finding]]
+    judge: Callable[[list[Picture]], Sequence[Found]]
 
     def read(self, data: bytes, name: str, most: int = MAX_PIXELS) -> Picture:
         """A file's content decoded as prediction does; UserError: no picture of <= `most` px."""

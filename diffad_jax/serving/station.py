@@ -23,7 +23,7 @@ from diffad_jax.runs import files
 from diffad_jax.scoring import appearance
 from diffad_jax.scoring.threshold import confidence
 from diffad_jax.serving.drift import Drift
-from diffad_jax.serving.models import Finding, Served
+from diffad_jax.serving.models import Served
 from input_pipeline.decoding.pictures import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Part:
     time: float = dataclasses.field(default_factory=time.time)
     row: dict[str, Any] = dataclasses.field(default_factory=lambda: dict.fromkeys(COLUMNS))
     milliseconds: float = 0.0
-    finding: Finding | None = None
+    finding: writing.Found | None = None
 
     @property
     def size(self) -> int:
@@ -213,7 +213,7 @@ class Station:
         except Exception as error:
             return str(error) or type(error).__name__
 
-    def _judge(self, pictures: list[np.ndarray]) -> Sequence[Finding | str]:
+    def _judge(self, pictures: list[np.ndarray]) -> Sequence[writing.Found | str]:
         """Findings; where a batch fails, its pictures are tried one by one."""
         try:
             findings = self.served.judge(pictures) if pictures else []
@@ -226,7 +226,7 @@ class Station:
             self.problems["judging"] = f"{FAILED}: {type(error).__name__}"
             return [FAILED]
 
-    def _keep(self, part: Part, found: Finding | str) -> None:
+    def _keep(self, part: Part, found: writing.Found | str) -> None:
         """Fill a part in and keep it; forget what is too much."""
         part.milliseconds = 1e3 * (time.monotonic() - part.since)
         if isinstance(found, str):
