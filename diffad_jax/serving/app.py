@@ -26,6 +26,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from configs.errors import UserError
+from diffad_jax.predicting import writing
 from diffad_jax.reporting import drawing
 from diffad_jax.reporting.html import printable
 from diffad_jax.serving import guard
@@ -108,10 +109,13 @@ class App:
     # What is judged
 
     async def _judge(self, request: Request) -> Response:
-        files = await _files(request)
+        files, futures = await _files(request), []
         try:
-            futures = [self.station.submit(data, name, "request") for name, data in files]
+            for name, data in files:
+                futures.append(self.station.submit(data, name, "request"))
         except Full as error:
+            for future in futures:
+                future.cancel()
             raise HTTPException(503 if self.station.closing else 429, str(error)) from error
         try:
             async with asyncio.timeout(SECONDS):
@@ -137,18 +141,16 @@ class App:
 
     def _view(self, request: Request) -> Response:
         part, view = self._part(request.path_params["id"]), request.path_params["view"]
-        found, data, scale = part.finding, part.data, self._scale
+        found, data, served = part.finding, part.data, self.station.served
         if found is None or not data or view not in VIEWS:
             raise HTTPException(404, "there is no such picture, or no longer")
         if view == "picture":
             return self._browsable(data)
         if view == "map":
-            grey = np.minimum(drawing.unit(found.anomaly_map / scale) * 256, 255)
-            return _png(grey.astype(np.uint8))
+            return _png(drawing.levels(found.anomaly_map, self._scale))
         if view == "reconstruction":
             return _png(found.reconstruction)
-        over = drawing.overlay(self.station.served.read(data, "it"), found.anomaly_map, scale)
-        return _png(drawing.frames(over, [(b.x, b.y, b.width, b.height) for b in found.boxes]))
+        return _png(writing.marked(served.read(data, "it"), found, served.pixel_threshold))
 
     def _browsable(self, data: bytes) -> Response:
         kind = formats.known(data)
