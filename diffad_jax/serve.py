@@ -19,17 +19,16 @@ import pathlib
 import secrets
 import signal
 import socket
-from collections.abc import Callable
-from typing import Any
 
 from configs.errors import UserError
 from diffad_jax.runs import lock
+from input_pipeline.on_disk import is_remote
 
 try:
     import python_multipart  # noqa: F401 - Starlette asks for it when a form comes
     import uvicorn
 
-    from diffad_jax.serving import app, corrections, guard, models, station
+    from diffad_jax.serving import app, corrections, guard, models, sending, station, watching
 except ModuleNotFoundError as missing:
     missed = (missing.name or "").partition(".")[0]
     raise UserError(f"{missed} is not installed: pip install 'diffad_jax[serve]'") from missing
@@ -37,16 +36,6 @@ except ModuleNotFoundError as missing:
 logger = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PATIENCE = 60  # s that requests have to end when the station does
-
-
-class _Server(uvicorn.Server):
-    """Lets pages that listen go when it ends."""
-
-    service: app.App
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.service.closing = True
-        await super().shutdown(sockets)
 
 
 def run(
@@ -67,56 +56,35 @@ def run(
       UserError: no model, another station in the folder, or an address that is taken.
       KeyboardInterrupt: Ctrl-C.
     """
+    for flag, given in (("output", output or model), ("watch", watch or "")):
+        if is_remote(given):
+            raise UserError(f"{given} is not local: give a local --{flag}")
     place = pathlib.Path(output or f"{model.rstrip('/')}-station").expanduser()
-    if "://" in (output or model) and not (output and "://" not in output):
-        raise UserError(f"{output or model} is not local: give a local --output")
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock.Hold(place))
         listening = stack.enter_context(_bound(host, port))
         served = models.opened(model, threshold)
-        senders = _senders(stack, webhook, mqtt)  # they end last
+        senders = [sending.Webhook(webhook)] if webhook else []
+        senders += [sending.Mqtt(mqtt)] if mqtt else []
+        for sender in senders:
+            stack.callback(sender.close)  # after the station's end
         line = station.Station(served, folder=place, threshold=threshold)
         stack.callback(line.close)
         line.listeners += senders
-        _watch(stack, line, watch)
-        named = pathlib.Path(watch).absolute().name if watch else None
+        named = None
+        if watch:
+            watcher = watching.Watcher(line, pathlib.Path(watch).expanduser(), place)
+            watcher.start()
+            stack.callback(watcher.stop)
+            named = pathlib.Path(watch).absolute().name
         service = app.App(line, corrections.Corrections(place), named)
         port, secret = listening.getsockname()[1], token or secrets.token_urlsafe(16)
         hosts = (*LOOPBACK, host) if host in LOOPBACK else ()
         guarded = guard.Guard(service.asgi, secret, token is not None, hosts, port)
-        server = _Server(_config(guarded))
-        server.service = service
         shown = f"[{host}]" if ":" in host else host
         logger.info("%s at http://%s:%d/?token=%s", served.category, shown, port, secret)
         signal.signal(signal.SIGTERM, lambda *_: None)  # which uvicorn raises again when it is done
-        server.run([listening])
-
-
-def _senders(
-    stack: contextlib.ExitStack, webhook: str | None, mqtt: str | None
-) -> list[Callable[[station.Part], Any]]:
-    """What hears of every part elsewhere; nothing is loaded that nobody wants."""
-    if not (webhook or mqtt):
-        return []
-    from diffad_jax.serving import sending
-
-    given = ((webhook, sending.Webhook), (mqtt, sending.Mqtt))
-    senders = [kind(address) for address, kind in given if address]
-    for sender in senders:
-        stack.callback(sender.close)
-    return list(senders)
-
-
-def _watch(stack: contextlib.ExitStack, line: station.Station, watch: str | None) -> None:
-    if watch:
-        from diffad_jax.serving import watching
-
-        if "://" in watch:
-            raise UserError(f"{watch} is not local: give a local --watch")
-
-        watcher = watching.Watcher(line, pathlib.Path(watch).expanduser(), line.folder)
-        watcher.start()
-        stack.callback(watcher.stop)
+        serving(service, guarded).run([listening])
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -129,8 +97,9 @@ def _bound(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
 
 
-def _config(guarded: guard.Guard) -> uvicorn.Config:
-    return uvicorn.Config(
+def serving(service: app.App, guarded: guard.Guard) -> uvicorn.Server:
+    """What runs them; when it ends, pages that listen are let go."""
+    config = uvicorn.Config(
         guarded,
         http=guard.Connection,
         ws="none",
@@ -141,3 +110,6 @@ def _config(guarded: guard.Guard) -> uvicorn.Config:
         proxy_headers=False,
         timeout_graceful_shutdown=PATIENCE,
     )
+    server = uvicorn.Server(config)
+    service.closing = lambda: server.should_exit
+    return server

@@ -22,7 +22,7 @@ _BOX = ("x", "y", "width", "height", "area", "peak")
 
 @runtime_checkable
 class Found(Protocol):
-    """What is written of a `results.Prediction`, or of an `exporting.infer.Result`."""
+    """What a model makes of a picture: `results.Prediction`, or `exporting.infer.Result`."""
 
     @property
     def score(self) -> float: ...
@@ -32,6 +32,9 @@ class Found(Protocol):
 
     @property
     def boxes(self) -> Sequence[Any]: ...
+
+    @property
+    def reconstruction(self) -> UInt8[np.ndarray, "h w 3"]: ...
 
 
 def unreadable(name: str, error: str) -> dict[str, Any]:
@@ -71,10 +74,18 @@ def write_maps(
         "overlay": f"overlays/{source.output('.png')}",
     }
     files.write(epath.Path(folder) / paths["map"], _encoded(found.anomaly_map, kind))
+    drawn = marked(picture, found, pixel_threshold)
+    files.write(epath.Path(folder) / paths["overlay"], _png(drawn))
+    return paths
+
+
+def marked(
+    picture: UInt8[np.ndarray, "h w 3"], found: Found, pixel_threshold: float | None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The map in colours over the picture, and a frame around each box."""
     corners = [(box.x, box.y, box.width, box.height) for box in found.boxes]
     drawn = drawing.overlay(picture, found.anomaly_map, drawing.full_scale(pixel_threshold))
-    files.write(epath.Path(folder) / paths["overlay"], _png(drawing.frames(drawn, corners)))
-    return paths
+    return drawing.frames(drawn, corners)
 
 
 def _encoded(anomaly_map: Float32[np.ndarray, "h w"], kind: str) -> bytes:

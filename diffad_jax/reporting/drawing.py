@@ -55,11 +55,16 @@ def full_scale(
     return top if top > 0 else 1.0
 
 
+def levels(anomaly_map: Float[np.ndarray, "*shape"], scale: float) -> UInt8[np.ndarray, "*shape"]:
+    """The map as places among the 256 colours: 0 at 0, 255 at `scale` and above."""
+    return np.minimum(unit(anomaly_map / scale) * 256, 255).astype(np.uint8)
+
+
 def colours(
     anomaly_map: Float[np.ndarray, "*shape"], scale: float
 ) -> UInt8[np.ndarray, "*shape 3"]:
     """The map in colours, RGB: 0 is the darkest, `scale` and all above it the brightest."""
-    return _INFERNO[np.minimum(unit(anomaly_map / scale) * 256, 255).astype(np.uint8)]
+    return _INFERNO[levels(anomaly_map, scale)]
 
 
 def overlay(

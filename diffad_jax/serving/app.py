@@ -9,7 +9,7 @@ import io
 import json
 import pathlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,25 +20,28 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from configs.errors import UserError
+from diffad_jax.predicting import writing
 from diffad_jax.reporting import drawing
 from diffad_jax.reporting.html import printable
 from diffad_jax.serving import guard
 from diffad_jax.serving.corrections import Corrections
 from diffad_jax.serving.station import FAILED, MOST_PIXELS, Full, Part, Station
+from input_pipeline.decoding import formats
 from input_pipeline.decoding.pictures import decode_mask
 
+MultiPartParser.spool_max_size = guard.MOST_BYTES  # a form stays in memory, as all else
 PAGE = pathlib.Path(__file__).parent / "page"
 MOST_FILES, MOST_EVENTS = 16, 16  # pictures of a request; pages that listen
 SECONDS = 60.0  # in which a picture must be judged
 TICK, SILENCE = 1.0, 15.0  # s between looks at the state, and until a page hears something
 VIEWS = ("picture", "map", "overlay", "reconstruction")
-SHOWN = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}  # by every browser
+SHOWN = ("PNG", "JPEG", "WEBP")  # by every browser
 OF_ROW = ("score", "confidence", "threshold", "verdict", "width", "height")
 OF_MODEL = (
     *("category", "kind", "size", "step", "program", "precision"),
@@ -47,14 +50,14 @@ OF_MODEL = (
 
 
 class App:
-    """A station's routes: `asgi` is the application. Set `closing`, and pages that listen let go.
+    """A station's routes: `asgi` is the application.
 
-    watched: the name of the folder that is, or None.
+    watched: the name of the folder that is, or None. closing: whether pages that listen let go.
     """
 
     def __init__(self, station: Station, corrections: Corrections, watched: str | None = None):
-        self.station, self.watched, self.closing, self._listening = station, watched, False, 0
-        self._corrections, self._corrected = corrections, len(corrections.all())
+        self.station, self.watched, self._corrections = station, watched, corrections
+        self.closing, self._listening = lambda: False, 0
         self._scale = drawing.full_scale(station.served.pixel_threshold)
         self._registry = prometheus_client.CollectorRegistry()
         self._registry.register(self)
@@ -66,7 +69,8 @@ class App:
         get |= {"/corrections/{id}/{view}": self._corrected_view, "/metrics": self._metrics}
         get |= {"/healthz": self._healthz, "/readyz": self._readyz}
         get |= dict.fromkeys(("/", "/page.css", "/page.js", "/openapi.json"), self._file)
-        post = {"/judge": self._judge, "/threshold": self._threshold, "/corrections": self._correct}
+        post = {"/judge": self._judge, "/threshold": _of_json(self._threshold)}
+        post |= {"/corrections": _of_json(self._correct)}
         routes = [Route(path, does) for path, does in get.items()]
         routes += [Route(path, does, methods=["POST"]) for path, does in post.items()]
         routes += [Route("/corrections/{id}", self._withdraw, methods=["DELETE"])]
@@ -84,7 +88,7 @@ class App:
             "ready": not problems and not station.closing,
             "problems": problems,
             "counts": station.counts | {"unsent": station.unsent},
-            "corrections": self._corrected,
+            "corrections": self._corrections.count,
         }
 
     def collect(self) -> Iterator[core.Metric]:
@@ -105,10 +109,13 @@ class App:
     # What is judged
 
     async def _judge(self, request: Request) -> Response:
-        files = await _files(request)
+        files, futures = await _files(request), []
         try:
-            futures = [self.station.submit(data, name, "request") for name, data in files]
+            for name, data in files:
+                futures.append(self.station.submit(data, name, "request"))
         except Full as error:
+            for future in futures:
+                future.cancel()
             raise HTTPException(503 if self.station.closing else 429, str(error)) from error
         try:
             async with asyncio.timeout(SECONDS):
@@ -126,33 +133,28 @@ class App:
             raise HTTPException(400, "limit must be a number")
         return JSONResponse({"parts": [_shown(part) for part in self.station.newest(int(limit))]})
 
-    async def _view(self, request: Request) -> Response:
-        part, view = self._part(request.path_params["id"]), request.path_params["view"]
-        return await run_in_threadpool(self._drawn, part, view)
-
     def _part(self, id: object) -> Part:
         part = self.station.get(str(id))
         if part is None:
             raise HTTPException(404, "there is no such part, or no longer")
         return part
 
-    def _drawn(self, part: Part, view: str) -> Response:
-        found, data, scale = part.finding, part.data, self._scale
+    def _view(self, request: Request) -> Response:
+        part, view = self._part(request.path_params["id"]), request.path_params["view"]
+        found, data, served = part.finding, part.data, self.station.served
         if found is None or not data or view not in VIEWS:
             raise HTTPException(404, "there is no such picture, or no longer")
         if view == "picture":
             return self._browsable(data)
         if view == "map":
-            grey = np.minimum(drawing.unit(found.anomaly_map / scale) * 256, 255)
-            return _png(grey.astype(np.uint8))
+            return _png(drawing.levels(found.anomaly_map, self._scale))
         if view == "reconstruction":
             return _png(found.reconstruction)
-        over = drawing.overlay(self.station.served.read(data, "it"), found.anomaly_map, scale)
-        return _png(drawing.frames(over, [(b.x, b.y, b.width, b.height) for b in found.boxes]))
+        return _png(writing.marked(served.read(data, "it"), found, served.pixel_threshold))
 
     def _browsable(self, data: bytes) -> Response:
-        kind = next((kind for start, kind in SHOWN.items() if data.startswith(start)), None)
-        return _image(data, kind) if kind else _png(self.station.served.read(data, "it"))
+        kind = formats.known(data)
+        return _image(data, kind) if kind in SHOWN else _png(self.station.served.read(data, "it"))
 
     # What the station is
 
@@ -210,7 +212,7 @@ class App:
         self.station.listeners.append(hear)
         self._listening += 1
         try:
-            while not self.closing:
+            while not self.closing():
                 state = json.dumps(self.state())
                 if state != last or loop.time() > spoke + SILENCE:
                     yield ": \n\n" if state == last else f"event: state\ndata: {state}\n\n"
@@ -226,48 +228,38 @@ class App:
 
     # What people say
 
-    async def _threshold(self, request: Request) -> Response:
-        value: Any = (await _json(request)).get("threshold")
-        await run_in_threadpool(self.station.set_threshold, value, time.time())
+    def _threshold(self, said: dict[str, Any]) -> Response:
+        self.station.set_threshold(said.get("threshold"), time.time())
         return JSONResponse(self.state())
 
-    async def _correct(self, request: Request) -> Response:
-        said = await _json(request)
-        part, url, mask = self._part(said.get("part")), said.get("mask"), None
+    def _correct(self, said: dict[str, Any]) -> Response:
+        part, url = self._part(said.get("part")), said.get("mask")
         if said.get("verdict") not in ("good", "defective"):
             raise HTTPException(422, "the verdict must be good or defective")
         if not part.data:
             raise HTTPException(404, "its picture is no longer kept")
-        if url is not None:
-            mask = await run_in_threadpool(_mask, str(url), part)
-        add, now = self._corrections.add, time.time()
-        word = await run_in_threadpool(add, part, said["verdict"], mask, now)
-        self._corrected = len(await self._words())
-        return JSONResponse(word)
+        mask = None if url is None else _mask(str(url), part)
+        return JSONResponse(self._corrections.add(part, said["verdict"], mask, time.time()))
 
-    async def _said(self, request: Request) -> Response:
-        return JSONResponse({"corrections": await self._words()})
+    def _said(self, request: Request) -> Response:
+        return JSONResponse({"corrections": self._corrections.all()})
 
-    async def _corrected_view(self, request: Request) -> Response:
-        word, view = await self._word(request), request.path_params["view"]
+    def _corrected_view(self, request: Request) -> Response:
+        word, view = self._word(request), request.path_params["view"]
         name = word[view] if view in ("picture", "mask") else None
         if name is None:
             raise HTTPException(404, "there is no such picture")
-        data = await run_in_threadpool((self.station.folder / name).read_bytes)
-        return await run_in_threadpool(self._browsable, data)
+        return self._browsable((self.station.folder / name).read_bytes())
 
-    async def _withdraw(self, request: Request) -> Response:
-        word = await self._word(request)
-        await run_in_threadpool(self._corrections.withdraw, word["id"])
-        self._corrected = len(await self._words())
-        return JSONResponse({"withdrawn": word["id"]})
+    def _withdraw(self, request: Request) -> Response:
+        id = self._word(request)["id"]
+        with contextlib.suppress(KeyError):  # somebody else was faster
+            self._corrections.withdraw(id)
+        return JSONResponse({"withdrawn": id})
 
-    async def _words(self) -> list[dict[str, Any]]:
-        return await run_in_threadpool(self._corrections.all)
-
-    async def _word(self, request: Request) -> dict[str, Any]:
+    def _word(self, request: Request) -> dict[str, Any]:
         id = request.path_params["id"]
-        word = next((word for word in await self._words() if word["id"] == id), None)
+        word = next((word for word in self._corrections.all() if word["id"] == id), None)
         if word is None:
             raise HTTPException(404, "there is no such correction")
         return word
@@ -289,15 +281,9 @@ async def _files(request: Request) -> list[tuple[str, bytes]]:
     if kind.startswith("image/") or kind == "application/octet-stream":
         files = [(request.query_params.get("name"), await request.body())]
     elif kind == "multipart/form-data":
-        parser = MultiPartParser(request.headers, request.stream())
-        parser.spool_max_size = guard.MOST_BYTES  # in memory, as all else
-        try:
-            form = await parser.parse()
-        except MultiPartException as error:
-            raise HTTPException(400, error.message) from error
-        uploads = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
-        files = [(each.filename, await each.read()) for each in uploads]
-        await form.close()
+        async with request.form() as form:
+            uploads = [each for _, each in form.multi_items() if isinstance(each, UploadFile)]
+            files = [(each.filename, await each.read()) for each in uploads]
     else:
         raise HTTPException(415, "send a picture (image/*), or a form with several")
     if not files or not all(data for _, data in files):
@@ -309,13 +295,18 @@ async def _files(request: Request) -> list[tuple[str, bytes]]:
     return [(name, data) for name, (_, data) in zip(shown, files, strict=True)]
 
 
-async def _json(request: Request) -> dict[str, Any]:
-    said = None
-    with contextlib.suppress(ValueError, RecursionError):
-        said = json.loads(await request.body())
-    if not isinstance(said, dict):
-        raise HTTPException(400, "the body must be a JSON object")
-    return said
+def _of_json(answer: Callable[[dict[str, Any]], Response]) -> Callable[[Request], Any]:
+    """The route of an answer to a JSON object, which is made in a thread."""
+
+    async def route(request: Request) -> Response:
+        said = None
+        with contextlib.suppress(ValueError, RecursionError):
+            said = json.loads(await request.body())
+        if not isinstance(said, dict):
+            raise HTTPException(400, "the body must be a JSON object")
+        return await run_in_threadpool(answer, said)
+
+    return route
 
 
 def _mask(url: str, part: Part) -> np.ndarray:
@@ -335,7 +326,7 @@ def _png(array: np.ndarray) -> Response:
 
 def _image(data: bytes, kind: str) -> Response:
     headers = {"cache-control": "private, max-age=3600, immutable"}  # an id is of one picture
-    return Response(data, media_type=f"image/{kind}", headers=headers)
+    return Response(data, media_type=f"image/{kind.lower()}", headers=headers)
 
 
 async def _told(request: Request, error: Exception) -> Response:

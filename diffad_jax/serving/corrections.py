@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from configs.errors import UserError
+from diffad_jax.runs import files
 from input_pipeline import corrections
 from input_pipeline.decoding import formats
 from input_pipeline.on_disk import replacing
@@ -26,10 +27,12 @@ class Corrections:
     """The corrections of a station, in its folder; any thread may call.
 
     What a line names is on disk before it, and a line before its answer: nothing confirmed is lost.
+    count: of the pictures that have a last word.
     """
 
     def __init__(self, folder: pathlib.Path):
         self._folder, self._file, self._lock = folder, folder / FILE, threading.Lock()
+        self.count = len(self.all())
 
     def add(
         self, part: Any, verdict: str, mask: UInt8[np.ndarray, "h w"] | None, time: float
@@ -55,7 +58,8 @@ class Corrections:
                 _store(self._folder / f"{word.mask}", png.getvalue())
             if not (self._folder / word.picture).exists():
                 _store(self._folder / word.picture, part.data)
-            return self._append(dataclasses.asdict(word))
+            self._append(dataclasses.asdict(word))
+        return dataclasses.asdict(word)
 
     def withdraw(self, id: str) -> None:
         """Take a word back; the picture then has none. KeyError: there is no such correction."""
@@ -68,15 +72,9 @@ class Corrections:
         """The last word about each picture, the newest first; see `corrections.read`."""
         return [dataclasses.asdict(word) for word in corrections.read(self._file)]
 
-    def _append(self, values: dict[str, Any]) -> dict[str, Any]:
-        """A line, on disk, and itself; in the place of one that a killed program did not end."""
-        with self._file.open("ab+") as file:
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(json.dumps(values, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        return values
+    def _append(self, values: dict[str, Any]) -> None:
+        files.append(self._file, json.dumps(values, allow_nan=False) + "\n")
+        self.count = len(self.all())
 
 
 def _store(path: pathlib.Path, data: bytes) -> None:

@@ -92,10 +92,8 @@ class Guard:
         if self._hosts and (urlsplit(f"//{host}").hostname or "") not in self._hosts:
             return error(400, "this station is not called so: see the Host header")
         opened = visit and path == "/" and headers.get("sec-fetch-mode") == "navigate"
-        foreign = (
-            headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not opened
-        )
-        if foreign or (origin is not None and urlsplit(origin).netloc != host):
+        own = opened or headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+        if not own or (origin is not None and urlsplit(origin).netloc != host):
             return error(403, "requests of other sites are refused")
         if int(headers.get("content-length", 0)) > MOST_BYTES:  # h11 has seen that it is a number
             return error(413, f"a request may have {MOST_BYTES:,} bytes")

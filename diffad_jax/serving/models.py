@@ -4,29 +4,19 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 import diffad_jax
 from configs.errors import UserError
 from diffad_jax.exporting import image_files, infer
+from diffad_jax.predicting.writing import Found
 from diffad_jax.scoring.threshold import read
 from input_pipeline.decoding.pictures import MAX_PIXELS, decode_rgb
 
 Picture = UInt8[np.ndarray, "h w 3"]
-
-
-@runtime_checkable
-class Finding(Protocol):
-    """What a model makes of a picture: `predicting.results.Prediction`, or `infer.Result`."""
-
-    score: float
-    anomaly_map: Float32[np.ndarray, "h w"]
-    boxes: Sequence[Any]  # with x, y, width, height, area, peak
-    reconstruction: UInt8[np.ndarray, "h w 3"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +41,7 @@ class Served:
     reference: dict[str, list] | None  # reference.json
     needed: tuple[epath.Path | pathlib.Path, ...]  # files without which it cannot be started again
     resizing: tuple[str, str]  # data.resize, data.fit
-    judge: Callable[[list[Picture]], Sequence[Finding]]
+    judge: Callable[[list[Picture]], Sequence[Found]]
 
     def read(self, data: bytes, name: str, most: int = MAX_PIXELS) -> Picture:
         """A file's content decoded as prediction does; UserError: no picture of <= `most` px."""

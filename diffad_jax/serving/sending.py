@@ -1,6 +1,6 @@
 """Results sent on as they come: posted to a web address, or published to an MQTT broker."""
 
-import http.client
+import contextlib
 import json
 import logging
 import queue
@@ -37,13 +37,14 @@ class Webhook:
 
     def __init__(self, address: str):
         """Raises UserError: no such address, or something is not installed."""
-        self._url, self._given = urllib.parse.urlsplit(address), address
-        self._host = self._url.hostname or ""
-        if self._url.scheme not in self.schemes or not self._host:
+        self._given, self._host = address, ""
+        with contextlib.suppress(ValueError):  # a port that there is not
+            self._url = urllib.parse.urlsplit(address)
+            self._port, self._host = self._url.port, self._url.hostname or ""
+        if not self._host or self._url.scheme not in self.schemes or not self._open():
             raise UserError(f"{address} is no address such as {self.example}")
         self.dropped, self._stopped = 0, threading.Event()
         self._messages: queue.Queue[bytes | None] = queue.Queue(WAITING)
-        self._open()
         self._thread = threading.Thread(target=self._run, name="sending", daemon=True)
         self._thread.start()
 
@@ -71,7 +72,7 @@ class Webhook:
         for pause in (*PAUSES, 0.0):
             try:
                 return self._deliver(message)
-            except (OSError, http.client.HTTPException, RuntimeError) as error:
+            except Exception as error:  # whatever it is, the others are sent
                 if pause == PAUSES[0]:
                     logger.warning("%s: %s", self._host, error)
                 code = getattr(error, "code", 500)
@@ -81,8 +82,10 @@ class Webhook:
                 break
         self.dropped += 1
 
-    def _open(self) -> None:
+    def _open(self) -> bool:
+        """Whether there is all that an address needs."""
         self._opener = urllib.request.build_opener(_Stay)
+        return True
 
     def _deliver(self, message: bytes) -> None:
         kind = {"Content-Type": "application/json"}
@@ -95,24 +98,25 @@ class Mqtt(Webhook):
 
     schemes, example = ("mqtt", "mqtts"), "mqtt://HOST:PORT/TOPIC"
 
-    def _open(self) -> None:
+    def _open(self) -> bool:
         try:
             from paho.mqtt import client
         except ModuleNotFoundError as error:
             raise UserError("paho-mqtt is not installed: pip install 'diffad_jax[mqtt]'") from error
-        if not self._url.path.strip("/") or "+" in self._url.path or "#" in self._given:
-            raise UserError(f"{self._given} is no address such as {self.example}")
+        self._topic = urllib.parse.unquote(self._url.path.lstrip("/"))
+        if not self._topic or "#" in self._given or {"+", "#"} & set(self._topic):
+            return False
         self._client = client.Client(client.CallbackAPIVersion.VERSION2)
-        port = 1883
-        if self._url.scheme == "mqtts":
-            port = 8883
+        secure = self._url.scheme == "mqtts"
+        if secure:
             self._client.tls_set()
         if self._url.username:
             words = self._url.username, self._url.password or ""
             self._client.username_pw_set(*map(urllib.parse.unquote, words))
-        self._client.connect_async(self._host, self._url.port or port)
+        self._client.connect_async(self._host, self._port or (8883 if secure else 1883))
         self._client.loop_start()
         self._sent: tuple[bytes, Any] = (b"", None)
+        return True
 
     def close(self) -> None:
         super().close()
@@ -123,8 +127,9 @@ class Mqtt(Webhook):
         if not self._client.is_connected():
             raise ConnectionError("there is no connection to the broker")
         if self._sent[0] is not message:  # else it is on its way, and sent again by itself
-            topic = urllib.parse.unquote(self._url.path.lstrip("/"))
-            self._sent = message, self._client.publish(topic, message, qos=1)
+            sent: Any = self._client.publish(self._topic, message, qos=1)
+            sent.rc = 0  # paho keeps it, and sends it later if the connection has broken just now
+            self._sent = message, sent
         self._sent[1].wait_for_publish(ANSWER)
         if not self._sent[1].is_published():
             raise TimeoutError("the broker does not answer")

@@ -1,6 +1,5 @@
 """Pictures taken one by one, judged together: a queue, one thread that judges, what was found."""
 
-import collections
 import concurrent.futures
 import dataclasses
 import json
@@ -18,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
+from diffad_jax.predicting import writing
 from diffad_jax.predicting.results import COLUMNS
 from diffad_jax.runs import files
 from diffad_jax.scoring import appearance
 from diffad_jax.scoring.threshold import confidence
 from diffad_jax.serving.drift import Drift
-from diffad_jax.serving.models import Finding, Served
+from diffad_jax.serving.models import Served
 from input_pipeline.decoding.pictures import MAX_PIXELS
 
 logger = logging.getLogger(__name__)
-BOX = ("x", "y", "width", "height", "area", "peak")
 MOST_PIXELS = 2**26  # of a picture in a request: 0.2 GB decoded
 LEAST_FREE = 2**26  # bytes of the station's disk; with less, it says so
 FAILED = "the model could not judge it"
@@ -57,7 +56,7 @@ class Part:
     time: float = dataclasses.field(default_factory=time.time)
     row: dict[str, Any] = dataclasses.field(default_factory=lambda: dict.fromkeys(COLUMNS))
     milliseconds: float = 0.0
-    finding: Finding | None = None
+    finding: writing.Found | None = None
 
     @property
     def size(self) -> int:
@@ -88,18 +87,14 @@ class Station:
     ):
         self.served, self.folder, self.closing = served, folder, False
         self.threshold = self._stored(served.threshold) if threshold is None else threshold
-        self.most_waiting, self.kept, self._kept_bytes, self._bytes = (
-            most_waiting,
-            kept,
-            kept_bytes,
-            0,
-        )
+        self.most_waiting, self.kept = most_waiting, kept
+        self._kept_bytes, self._bytes = kept_bytes, 0
         self.listeners: list[Callable[[Part], Any]] = []
         self.drift: Drift | None = None
         self._begin_drift()
         self.problems: dict[str, str] = {}
         self.counts = dict.fromkeys(("good", "defective", "unjudged", "unreadable", "dropped"), 0)
-        self._parts: collections.OrderedDict[str, Part] = collections.OrderedDict()
+        self._parts: dict[str, Part] = {}  # the oldest first
         self._queue: queue.SimpleQueue = queue.SimpleQueue()  # (part, future), at last None
         self._longest_wait, self._lock = longest_wait_ms / 1e3, threading.Lock()
         self._readers = concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1))
@@ -170,9 +165,8 @@ class Station:
     def _begin_drift(self) -> None:
         """Look for drift from now on; which parts are judged good depends on the threshold."""
         if self.served.reference:
-            self.drift = Drift(
-                appearance.of_good(self.served.reference["pictures"], self.threshold)
-            )
+            pictures = self.served.reference["pictures"]
+            self.drift = Drift(appearance.of_good(pictures, self.threshold))
 
     def _stored(self, default: float | None) -> float | None:
         """The threshold that a person has set, else that of the model."""
@@ -219,7 +213,7 @@ class Station:
         except Exception as error:
             return str(error) or type(error).__name__
 
-    def _judge(self, pictures: list[np.ndarray]) -> Sequence[Finding | str]:
+    def _judge(self, pictures: list[np.ndarray]) -> Sequence[writing.Found | str]:
         """Findings; where a batch fails, its pictures are tried one by one."""
         try:
             findings = self.served.judge(pictures) if pictures else []
@@ -232,25 +226,22 @@ class Station:
             self.problems["judging"] = f"{FAILED}: {type(error).__name__}"
             return [FAILED]
 
-    def _keep(self, part: Part, found: Finding | str) -> None:
+    def _keep(self, part: Part, found: writing.Found | str) -> None:
         """Fill a part in and keep it; forget what is too much."""
-        row, threshold, slope, kind = part.row, self.threshold, self.served.slope, "unreadable"
-        row["picture"], part.milliseconds = part.name, 1e3 * (time.monotonic() - part.since)
+        part.milliseconds = 1e3 * (time.monotonic() - part.since)
         if isinstance(found, str):
-            row["error"] = found
+            part.row, kind = writing.unreadable(part.name, found), "unreadable"
         else:
-            part.finding, (row["height"], row["width"]) = found, found.anomaly_map.shape
-            row["score"], row["threshold"], kind = found.score, threshold, "unjudged"
-            row["boxes"] = [{name: getattr(box, name) for name in BOX} for box in found.boxes]
-            if threshold is not None:
-                row["verdict"] = kind = ("good", "defective")[found.score >= threshold]
-                if slope is not None:
-                    row["confidence"] = float(confidence(found.score, threshold, slope))
+            threshold, slope, sure = self.threshold, self.served.slope, None
+            if threshold is not None and slope is not None:
+                sure = float(confidence(found.score, threshold, slope))
+            part.finding, part.row = found, writing.judged(part.name, found, threshold, sure)
+            kind = part.row["verdict"] or "unjudged"
         with self._lock:
             self.counts[kind] += 1
             self._parts[part.id], self._bytes = part, self._bytes + part.size
             while len(self._parts) > self.kept:
-                self._bytes -= self._parts.popitem(last=False)[1].size
+                self._bytes -= self._parts.pop(next(iter(self._parts))).size
             for old in self._parts.values() if self._bytes > self._kept_bytes else ():
                 if old is part or self._bytes <= self._kept_bytes:
                     break

@@ -57,7 +57,7 @@ class Watcher(events.FileSystemEventHandler):
         self._journal: Journal | None = None
         self._seen: dict[str, _Seen] = {}  # not yet in the journal
         self._tried: dict[str, tuple[Stamp, int, dict[str, Any]]] = {}  # could not be read, once
-        self._observer, self._observed = observers.Observer(), 0
+        self._observer, self._observed = observers.Observer(), 0  # the folder's number; 0: none
         self._events: queue.SimpleQueue = queue.SimpleQueue()
         self._stopped, self._next_scan = threading.Event(), -math.inf
         self._pool = ThreadPoolExecutor(2)
@@ -65,6 +65,7 @@ class Watcher(events.FileSystemEventHandler):
 
     def start(self) -> None:
         """Begin, with what lies there already."""
+        self._observer.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -73,6 +74,8 @@ class Watcher(events.FileSystemEventHandler):
         self._events.put(None)
         self._thread.join()
         self._pool.shutdown()
+        self._observer.stop()
+        self._observer.join()
 
     def on_any_event(self, event: events.FileSystemEvent) -> None:
         """Take note; what was only created need not be whole."""
@@ -92,7 +95,6 @@ class Watcher(events.FileSystemEventHandler):
                 logger.exception("watching goes on")
                 self._tell("watching", _reason(error))
                 self._stopped.wait(self._settle)
-        self._observe(0)
 
     def _tell(self, about: str, problem: str) -> None:
         if problem:
@@ -130,14 +132,11 @@ class Watcher(events.FileSystemEventHandler):
         """Hear what happens in the folder of this number; 0: of none."""
         if place == self._observed:
             return
-        if self._observer.is_alive():
-            self._observer.stop()
-            self._observer.join()
-        self._observer, self._observed = observers.Observer(), place
+        self._observer.unschedule_all()
+        self._observed = place
         try:
             if place:
                 self._observer.schedule(self, str(self._folder), recursive=True, event_filter=HEARD)
-                self._observer.start()
         except OSError as error:  # no more watches
             logger.warning("new pictures are found by rescans alone: %s", error)
 

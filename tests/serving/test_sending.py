@@ -140,7 +140,25 @@ def test_a_server_that_never_answers_holds_nothing_up(tmp_path, monkeypatch):
         assert not hook._thread.is_alive()
 
 
-@pytest.mark.parametrize("address", ["file:///etc/passwd", "http:///x", "ftp://a/b", "a.example"])
+def test_what_cannot_be_posted_stops_nothing(server, soon):
+    """An address whose path is no ASCII, which only urllib finds out."""
+    hook = sending.Webhook(server.url)
+    hook._given = server.url.replace("line", "l\xedne")
+    hook(part("a.png"))
+    until(lambda: hook.dropped == 1)
+    hook._given = server.url
+    hook(part("b.png"))
+    hook.close()
+    assert [body["picture"] for *_, body in server.got] == ["b.png"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("file:///etc/passwd", "http:///x", "ftp://a/b", "a.example"),
+        *("http://a:99999/", "http://a:b/", "http://[::1/"),
+    ],
+)
 def test_no_address_of_a_webhook(address):
     with pytest.raises(UserError, match="is no address such as http://HOST:PORT/PATH"):
         sending.Webhook(address)
@@ -155,6 +173,7 @@ class Broker:
 
     def publish(self, topic, message, qos):
         self.got.append((topic, json.loads(message)["picture"], qos))
+        self.rc = paho.MQTT_ERR_NO_CONN  # which has broken just now; it is sent nevertheless
         return self
 
     def is_connected(self):
@@ -162,6 +181,8 @@ class Broker:
 
     def wait_for_publish(self, timeout):
         assert timeout == sending.ANSWER
+        if self.rc:
+            raise RuntimeError("Message publish failed")
 
     def is_published(self):
         return self.answers
@@ -213,7 +234,9 @@ def test_mqtt_is_optional(monkeypatch):
         sending.Mqtt("mqtt://box.example/a")
 
 
-@pytest.mark.parametrize("address", ["mqtt://box.example", "mqtt://box/a/#", "mqtt://box/+/a"])
+@pytest.mark.parametrize(
+    "address", ["mqtt://box.example", "mqtt://box/a/#", "mqtt://box/+/a", "mqtt://box/%2B"]
+)
 def test_no_topic(address, broker):
     with pytest.raises(UserError, match="is no address such as mqtt://HOST:PORT/TOPIC"):
         sending.Mqtt(address)

@@ -86,8 +86,7 @@ def answering(line, for_all=False, hosts=serve.LOOPBACK):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         guarded = guard.Guard(service.asgi, TOKEN, for_all, hosts, port)
-        server = serve._Server(serve._config(guarded))
-        server.service = service
+        server = serve.serving(service, guarded)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         address, token = f"http://127.0.0.1:{port}", {"authorization": f"Bearer {TOKEN}"}

@@ -80,6 +80,20 @@ def test_several_in_a_form_are_judged_together(client, line):
     assert newest == parts[:0:-1]
 
 
+def test_of_a_form_that_finds_no_room_nothing_is_judged(client, line):
+    line.served.judge.may.clear()
+    line._longest_wait = 0.0
+    line.submit(stations.picture(), "first", "request")
+    stations.until(lambda: not line.waiting)
+    line.most_waiting = 3
+    files = [("picture", (f"{n}.png", stations.picture(n), "image/png")) for n in range(5)]
+    assert client.post("/judge", files=files).status_code == 429
+    line.served.judge.may.set()
+    stations.until(lambda: line.newest(9) and not line.waiting)
+    assert judge(client)["verdict"] and line.counts["dropped"] == 1
+    assert [part.name for part in line.newest(9)] == ["picture", "first"]
+
+
 @pytest.mark.parametrize(("format", "kind"), [("JPEG", "jpeg"), ("WEBP", "webp")])
 def test_a_picture_as_a_browser_shows_it(client, format, kind):
     part = judge(client, format=format)
