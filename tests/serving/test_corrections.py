@@ -83,10 +83,12 @@ def test_a_full_disk_says_nothing_about_the_picture(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError):
-        kept.add(part("b", 2), "good", None, 2.0)
+    for one in (part("b", 2), part("a", 1)):  # a new picture, and one that is there
+        with pytest.raises(OSError):
+            kept.add(one, "defective", None, 2.0)
     monkeypatch.undo()
-    assert [one["name"] for one in kept.all()] == ["a"]
+    assert [(one["name"], one["verdict"]) for one in kept.all()] == [("a", "good")]
+    assert kept.count == 1
     assert len(list((tmp_path / "corrections").iterdir())) == 1
 
 

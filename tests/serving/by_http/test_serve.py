@@ -154,7 +154,9 @@ def test_what_it_cannot_begin_with(made, tmp_path):
         serve.run(str(made), port=0, output=str(tmp_path / "file"))
 
 
-@pytest.mark.parametrize("name", ["starlette", "uvicorn", "python_multipart", "prometheus_client"])
+@pytest.mark.parametrize(
+    "name", ["starlette", "uvicorn", "python_multipart", "prometheus_client", "watchdog"]
+)
 def test_missing_packages_are_named(name, made):
     program = f"""
 import runpy, sys
