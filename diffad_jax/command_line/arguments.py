@@ -89,8 +89,16 @@ def set_log_levels() -> None:
     """The project's own messages are shown, of libraries only warnings."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it when it is imported
     absl.logging.set_verbosity(absl.logging.WARNING)
+    absl.logging.get_absl_handler().addFilter(_without_traceback)
     for package in ("diffad_jax", "input_pipeline"):
         logging.getLogger(package).setLevel(logging.INFO)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """What orbax's threads log of a failure, they raise as well: there it is told, once."""
+    if f"{os.sep}orbax{os.sep}" in record.pathname:
+        record.exc_info = None
+    return True
 
 
 def arguments(argv: Sequence[str]) -> list[str]:
