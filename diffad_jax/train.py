@@ -249,7 +249,7 @@ def evaluation(
             with stop.interrupting():
                 model = run.scorer.holding(state)
                 values = evaluate.evaluate(model, run.category, run.workdir, run.painted)
-            run.log.evaluation(step, values)
+        run.log.evaluation(step, values)
         run.best.offer(step, state, values)
     return values
 

@@ -1,6 +1,11 @@
 """Eight CPU devices, run-time shape checks, rank promotion an error."""
 
 import os
+import signal
+
+# A shell that starts the tests in its background has them, and what they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before JAX starts, and for the processes that tests start. Most of their time is compilation: with
 # less of LLVM's optimisation it takes two thirds, and the small programs run as fast.
