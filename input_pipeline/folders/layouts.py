@@ -112,9 +112,10 @@ def recognise(folder: pathlib.Path) -> tuple[str, list[Record]]:
     Raises:
       UserError: none fits: says what was looked for; or there is a table that cannot be read.
     """
-    for name, records in (("visa_csv", _in_table(folder)), ("dagm_raw", _with_labels(folder))):
-        if records:
-            return name, records
+    if records := _in_table(folder):
+        return "visa_csv", records
+    if records := _with_labels(folder):
+        return "dagm_raw", records
     own = scan(folder, LAYOUTS["folder"], "ignore")
     any_naming = _masks(own)
     for name in _IN_FOLDERS if any_naming else ():
