@@ -5,13 +5,11 @@ one machine. This process never touches an accelerator: they belong to the other
 
 WORKDIR/CATEGORY/             that category's run, as if it had been started alone
 WORKDIR/CATEGORY/log.txt      its messages
-WORKDIR/categories.json       how each stands
 WORKDIR/comparison.*          the last evaluation of each, and the mean
 """
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import pathlib
@@ -31,7 +29,7 @@ from rich.table import Table
 from configs.errors import UserError
 from configs.schema import Config
 from diffad_jax import compare
-from diffad_jax.runs import files, lock, logs, stopping
+from diffad_jax.runs import lock, logs, stopping
 from input_pipeline.folders import layouts
 from input_pipeline.on_disk import is_remote
 
@@ -84,7 +82,8 @@ def run(
     """Run all categories of a configuration; one that fails leaves the others alone.
 
     Told to stop (SIGTERM, Ctrl-C), it tells the others once, and ends when they have saved; Ctrl-C
-    a second time ends them at once. The same command again goes on; what is done is not done again.
+    a second time ends them at once. The same command again goes on: each category's own run knows
+    what is done.
 
     Args:
       config: `data.category` is 'all' or 'NAME,NAME,...'.
@@ -107,12 +106,10 @@ def run(
         raise UserError(f"--workers={workers}, but there are {count} {platform} devices")
     base.mkdir(parents=True, exist_ok=True)
     with lock.Hold(base):
-        if mode == "train":
-            _mark_done(jobs, base, config)
         with _told_to_stop() as told, _display(jobs, config) as show:
             while any(job.state in ("waiting", "running") for job in jobs):
-                if any([_ended(job, bool(told)) for job in jobs]):
-                    write(jobs, base, config)
+                for job in jobs:
+                    _notice_end(job, bool(told))
                 free = set(range(workers)) - {job.slot for job in jobs if job.state == "running"}
                 for job in [j for j in jobs if j.state == "waiting"]:
                     if told:
@@ -123,7 +120,6 @@ def run(
                     _tell(jobs, at_once=told.count(signal.SIGINT) > 1)
                 show()
                 time.sleep(POLL_SECONDS)
-        write(jobs, base, config)
     if signal.SIGINT in told:
         raise KeyboardInterrupt("by Ctrl-C; the same command continues")
     evaluated = [job.workdir for job in jobs if list(job.workdir.glob("eval/*/metrics.json"))]
@@ -195,35 +191,11 @@ def progress(workdir: epath.Path, batch_size: int) -> dict[str, Any]:
     return known
 
 
-def write(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None:
-    """Write categories.json: how each stands."""
-    states = {job.name: {"state": job.state, "log": str(job.log)} for job in jobs}
-    content = {"config": config.to_dict(), "categories": states}
-    files.write(workdir / "categories.json", json.dumps(content, indent=2) + "\n")
-
-
 def _job(name: str, workdir: epath.PathLike) -> Job:
     folder = epath.Path(workdir) / name
     if is_remote(workdir):  # a process cannot write its messages there
         return Job(name, folder, pathlib.Path(tempfile.gettempdir()) / f"diffad_jax_{name}.txt")
     return Job(name, folder, pathlib.Path(os.path.abspath(folder)) / "log.txt")
-
-
-def _mark_done(jobs: Sequence[Job], workdir: epath.Path, config: Config) -> None:
-    """What the same configuration has done before is done."""
-    path = workdir / "categories.json"
-    if not path.exists():
-        return
-    now = json.loads(json.dumps(config.to_dict()))
-    try:
-        before = json.loads(path.read_bytes())
-        before["config"]["data"]["category"] = now["data"]["category"]
-        states = {name: entry["state"] for name, entry in before["categories"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): move it away") from error
-    for job in jobs:
-        if states.get(job.name) == "done" and before["config"] == now:
-            job.state = "done"
 
 
 def _start(job: Job, slot: int, platform: str, command: list[str]) -> None:
@@ -243,11 +215,11 @@ def _start(job: Job, slot: int, platform: str, command: list[str]) -> None:
         )
 
 
-def _ended(job: Job, told: bool) -> bool:
-    """Notice the end of a job's process, if it has just ended."""
+def _notice_end(job: Job, told: bool) -> None:
+    """The end of a job's process, if it has just ended."""
     code = None if job.process is None else job.process.poll()
     if code is None:
-        return False
+        return
     job.process = job.slot = None
     if code == 0:
         job.state = "done"
@@ -261,7 +233,6 @@ def _ended(job: Job, told: bool) -> bool:
         lines = job.log.read_text(errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "")
         logger.error("%s: ended with code %d: %s (%s)", job.name, code, last[:500], job.log)
-    return True
 
 
 def _tell(jobs: Sequence[Job], at_once: bool) -> None:

@@ -1,4 +1,4 @@
-"""Many categories side by side: failures alone, restarts, stops, what is done is not done again."""
+"""Many categories side by side: failures alone, restarts, stops, what is done stays as it is."""
 
 import io
 import json
@@ -37,9 +37,10 @@ def supervise(data, work, **options):
     return categories.run(config, work, ["--killed=b"], workers=2, program=program, **options)
 
 
-def states(work):
-    content = json.loads((work / "categories.json").read_text())
-    return {name: entry["state"] for name, entry in content["categories"].items()}
+def written(folder):
+    """When each file was written that a run leaves, its messages apart."""
+    left = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".txt")
+    return {path: path.stat().st_mtime_ns for path in left if path.name != ".lock"}
 
 
 @pytest.mark.long
@@ -61,24 +62,22 @@ def test_all_categories(data, tmp_path, monkeypatch):
         supervise(data, work)
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is before
-    assert states(work)["a"] == "stopped" and states(work)["broken"] == "stopped"
+    assert not (work / "broken").exists()  # two at a time
     steps = [int(p.name) for p in (work / "a/checkpoints").iterdir() if p.name.isdigit()]
     assert 0 < max(steps) < 40
 
     # One is broken, one gets killed; each leaves the others alone.
     with pytest.raises(UserError, match=r"^1 of 3 categories failed: broken \(.*broken/log\.txt"):
         supervise(data, work)
-    assert states(work) == {"a": "done", "b": "done", "broken": "failed"}
     assert "003.png cannot be read" in (work / "broken/log.txt").read_text()
     assert test_train.lines(work / "a") == test_train.lines(work / "b")
     assert test_train.lines(work / "a")[-1]["step"] == 40
 
-    # Mended, only that one is run.
+    # Mended, that one is run; the others' runs find that they are done.
     (data / "broken/train/good/003.png").write_bytes((data / "a/train/good/003.png").read_bytes())
-    logs = {name: (work / name / "log.txt").read_bytes() for name in ("a", "b")}
+    before = written(work / "a"), written(work / "b")
     supervise(data, work)
-    assert set(states(work).values()) == {"done"}
-    assert logs == {name: (work / name / "log.txt").read_bytes() for name in logs}
+    assert (written(work / "a"), written(work / "b")) == before
     scores = [
         json.loads((work / name / "eval/40/metrics.json").read_text())["image_auroc"]
         for name in ("a", "b", "broken")
@@ -163,15 +162,7 @@ def test_ctrl_c_is_passed_on_once_and_a_second_time_ends(data, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt, match="the same command continues"):
         categories.run(config, tmp_path / "runs", [], program=program)
     thread.join()
-    assert states(tmp_path / "runs") == {"a": "stopped", "b": "stopped"}
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"config": 3}', '{"categories": {"a": 1}}'])
-def test_a_damaged_list_of_categories_is_named(data, tmp_path, monkeypatch, content):
-    monkeypatch.setattr(categories, "devices", lambda: ("cpu", 1))
-    (tmp_path / "categories.json").write_text(content)
-    with pytest.raises(UserError, match=rf"^{tmp_path}/categories\.json is damaged"):
-        supervise(data, tmp_path)
+    assert not (tmp_path / "runs/b").exists()
 
 
 def test_names(data):
