@@ -24,7 +24,7 @@ from ml_collections import config_flags
 from benchmarks.compiled import breakdown
 from configs import schema
 from diffad_jax.method import jitted
-from diffad_jax.runs import profiling
+from diffad_jax.runs import processes, profiling
 
 # Words of a variant, such as "bfloat16+norms": the configuration changes they stand for.
 WORDS = {
@@ -35,6 +35,7 @@ WORDS = {
     "cudnn": {"attention": "cudnn"},
     "highest": {},  # products in full float32, where the others may be TF32
     "ynnpack": {},  # on CPUs: convolutions by YNNPACK, as XLA has it by default
+    "malloc": {},  # on CPUs: memory goes back to the system, as glibc has it by default
 }
 COLUMNS = {
     "framework": "framework",
@@ -64,6 +65,8 @@ def define_flags(variants: str, batches: str) -> None:
 def main(module: str, task: str, row: Callable[[schema.Config, int], dict]) -> None:
     """Print one row (`--row`), or measure all."""
     if flags.FLAGS.row:
+        if "malloc" not in flags.FLAGS.row.split("+"):
+            processes.keep_memory()
         config = configured(flags.FLAGS.config, flags.FLAGS.row)
         print(json.dumps(row(config, flags.FLAGS.steps)))
     else:

@@ -133,6 +133,7 @@ def _alone(mode: str, config: schema.Config, workdir: str, count: int | None) ->
     """One run, in this process, as one of `count` that do it together."""
     from diffad_jax.runs import processes
 
+    processes.keep_memory()
     with processes.joined(FLAGS.coordinator, count, FLAGS.process_id):
         processes.cache_compilations()
         if mode == "train":
@@ -179,6 +180,7 @@ def _predict(config: schema.Config | None) -> int:
     from diffad_jax import predict
     from diffad_jax.runs import processes
 
+    processes.keep_memory()
     if config is not None:
         processes.cache_compilations()
     unreadable = predict.run(

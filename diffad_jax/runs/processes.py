@@ -6,6 +6,9 @@ all of them goes on from the newest checkpoint.
 """
 
 import contextlib
+import ctypes
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import pathlib
@@ -24,6 +27,10 @@ from diffad_jax.runs import stopping
 logger = logging.getLogger(__name__)
 # A process that is silent for so long is taken for dead, and JAX ends all others.
 HEARTBEAT_SECONDS = 30
+# Options of glibc's malloc, by their numbers in malloc.h. M_MMAP_MAX, M_TRIM_THRESHOLD: every block
+# comes from the heap, no part of which is given back. M_ARENA_MAX: all threads share that heap, as
+# only the first one can hold a large block.
+KEEPING = {-4: 0, -1: -1, -8: 1}
 RESTART = "start the same command everywhere: it goes on from the newest checkpoint"
 
 
@@ -202,6 +209,22 @@ def cache_compilations() -> None:
         logger.warning("what is compiled is not kept: %s", error)
         return
     jax.config.update("jax_compilation_cache_dir", str(ours / "compiled"))
+
+
+def keep_memory() -> None:
+    """Have this process keep the memory that a step frees, on a CPU; before JAX finds its devices.
+
+    glibc gives large blocks back to the system at once, and every step then waits until the system
+    has cleared them anew: a fifth of a step's time (benchmarks/RESULTS.md). Nothing where JAX can
+    use a GPU or TPU, whose steps run elsewhere, and where the C library is another.
+    """
+    plugins = importlib.metadata.entry_points(group="jax_plugins")
+    elsewhere = bool(plugins) or importlib.util.find_spec("libtpu") is not None
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None or (elsewhere and os.environ.get("JAX_PLATFORMS") != "cpu"):
+        return
+    for option, value in KEEPING.items():
+        mallopt(option, value)
 
 
 def _end(error: BaseException) -> None:
