@@ -1,25 +1,28 @@
-"""Compile the training step for TPU chips that are not there: memory, exchange, estimated cycles.
+"""Compile a step for TPU chips that are not there: memory, exchange, estimated cycles.
 
 python -m benchmarks.compiled.tpu_compile --topology v5e:2x4 --config configs/default.py \
     --config.model.compute_dtype=bfloat16 --config.train.batch_size=64
 
-Needs `pip install "jax[tpu]"`, no TPU; where there is none, set TPU_SKIP_MDS_QUERY=1, or the
-compiler waits for a TPU VM's metadata. The full configuration takes some ten minutes on two cores.
+The training step, or with --inference the evaluation step, of as many pictures. Needs `pip install
+"jax[tpu]"`, no TPU; where there is none, set TPU_SKIP_MDS_QUERY=1, or the compiler waits for a TPU
+VM's metadata. The full configuration takes some ten minutes on two cores.
 """
 
 import collections
+import functools
 import json
 import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 from absl import app, flags
 from jax.experimental import topologies
 from ml_collections import config_flags
 
 from benchmarks.compiled import hlo
 from configs import schema
-from diffad_jax.method import jitted, optim
+from diffad_jax.method import jitted, optim, train_state
 from diffad_jax.runs import profiling, sharding
 
 BYTES = {"pred": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8}
@@ -31,8 +34,7 @@ def main(_) -> None:
     config = schema.parse(flags.FLAGS.config)
     topology = topologies.get_topology_desc(flags.FLAGS.topology, platform="tpu")
     mesh = sharding.data_mesh(topology.devices)
-    optimizer = optim.optimizer(config, total_steps=1000)
-    compiled = jitted.lower_train_step(optimizer, config, mesh).compile()
+    compiled = lower(config, mesh).compile()
     text = compiled.as_text()
     if flags.FLAGS.hlo:
         pathlib.Path(flags.FLAGS.hlo).write_text(text)
@@ -40,6 +42,7 @@ def main(_) -> None:
     result = {
         "topology": flags.FLAGS.topology,
         "chips": mesh.size,
+        "step": "inference" if flags.FLAGS.inference else "training",
         "batch_size": config.train.batch_size,
         "compute_dtype": config.model.compute_dtype,
         "remat": config.model.remat,
@@ -50,6 +53,19 @@ def main(_) -> None:
         "estimated_mcycles": estimate(program),
     }
     print(json.dumps(result))
+
+
+def lower(config: schema.Config, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
+    """The step that is asked for, from shapes alone."""
+    if not flags.FLAGS.inference:
+        return jitted.lower_train_step(optim.optimizer(config, total_steps=1000), config, mesh)
+    init = functools.partial(train_state.init_variables, config.model)
+    variables = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))
+    size = config.model.image_size
+    shapes = ((config.train.batch_size, size, size, 3), (1, 2, size, size, 3))
+    pictures, noises = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    step = jitted.evaluate_step(train_state.define(config.model), config, mesh)
+    return step.lower(variables, pictures, noises)
 
 
 def estimate(program: hlo.Program) -> dict[str, float]:
@@ -116,6 +132,7 @@ def result_bytes(instruction: hlo.Instruction) -> int:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "A file of configs/.")
     flags.DEFINE_string("topology", "v5e:2x4", "Chips, as kind:grid.")
+    flags.DEFINE_boolean("inference", False, "The evaluation step in place of the training step.")
     flags.DEFINE_string("hlo", "", "Also write the compiled program to this file.")
     flags.mark_flags_as_required(["config"])
     app.run(main)
