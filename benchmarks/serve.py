@@ -142,6 +142,7 @@ def row(count: int, load: Load, alone: float, held: list[float], equal: bool) ->
 
 def main(_: Sequence[str]) -> None:
     """Measure, print."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the station is ended, too
     given = flags.FLAGS
     with tempfile.TemporaryDirectory() as scratch:
         place = pathlib.Path(scratch)
