@@ -1,11 +1,13 @@
 """Corrections: what was confirmed is there again, whatever killed the program."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import json
 import threading
 import types
+from concurrent import futures
 
 import numpy as np
 import pytest
@@ -61,6 +63,24 @@ def test_the_last_word_about_a_picture_counts(tmp_path):
     for id in (again["id"], "unknown"):
         with pytest.raises(KeyError):
             kept.withdraw(id)
+
+
+def test_of_two_withdrawals_at_the_same_moment_one_finds_nothing(tmp_path, monkeypatch):
+    kept = Corrections(tmp_path)
+    id = kept.add(part("a", 1), "good", None, 1.0)["id"]
+    read, meeting = kept.all, threading.Barrier(2)
+
+    def read_together():
+        words = read()
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(0.5)  # both have looked before one writes, unless they take turns
+        return words
+
+    monkeypatch.setattr(kept, "all", read_together)
+    with futures.ThreadPoolExecutor() as pool:
+        errors = [pool.submit(kept.withdraw, id).exception for _ in range(2)]
+    assert sorted(str(error()) for error in errors) == [repr(id), "None"]
+    assert len((tmp_path / "corrections.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("cut", [1, 10, 200])
