@@ -27,10 +27,11 @@ from diffad_jax.runs import stopping
 logger = logging.getLogger(__name__)
 # A process that is silent for so long is taken for dead, and JAX ends all others.
 HEARTBEAT_SECONDS = 30
-# Options of glibc's malloc, by their numbers in malloc.h. M_MMAP_MAX, M_TRIM_THRESHOLD: every block
-# comes from the heap, no part of which is given back. M_ARENA_MAX: all threads share that heap, as
-# only the first one can hold a large block.
-KEEPING = {-4: 0, -1: -1, -8: 1}
+# Options of glibc's malloc, by their numbers in malloc.h. M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: a
+# block of up to 1 GiB comes from the heap, none of which is given back. Not a larger one: the gap
+# that it leaves may be spoilt for the next by a small block, and then takes memory for nothing.
+# M_ARENA_MAX: all threads share that heap, as only the first one can hold a large block.
+KEEPING = {-3: 2**30, -1: -1, -8: 1}
 RESTART = "start the same command everywhere: it goes on from the newest checkpoint"
 
 
@@ -215,8 +216,8 @@ def keep_memory() -> None:
     """Have this process keep the memory that a step frees, on a CPU; before JAX finds its devices.
 
     glibc gives large blocks back to the system at once, and every step then waits until the system
-    has cleared them anew: a fifth of a step's time (benchmarks/RESULTS.md). Nothing where JAX can
-    use a GPU or TPU, whose steps run elsewhere, and where the C library is another.
+    has cleared them anew: a tenth to a fifth of its time (benchmarks/RESULTS.md). Nothing where JAX
+    can use a GPU or TPU, whose steps run elsewhere, and where the C library is another.
     """
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     elsewhere = bool(plugins) or importlib.util.find_spec("libtpu") is not None
