@@ -37,10 +37,10 @@ def supervise(data, work, **options):
     return categories.run(config, work, ["--killed=b"], workers=2, program=program, **options)
 
 
-def written(folder):
-    """When each file was written that a run leaves, its messages apart."""
-    left = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".txt")
-    return {path: path.stat().st_mtime_ns for path in left if path.name != ".lock"}
+def results(folder):
+    """When each file of checkpoints and evaluations was written, and the lines of the log."""
+    files = (path for name in ("checkpoints", "eval") for path in (folder / name).rglob("*"))
+    return {path: path.stat().st_mtime_ns for path in files}, test_train.lines(folder)
 
 
 @pytest.mark.long
@@ -75,9 +75,9 @@ def test_all_categories(data, tmp_path, monkeypatch):
 
     # Mended, that one is run; the others' runs find that they are done.
     (data / "broken/train/good/003.png").write_bytes((data / "a/train/good/003.png").read_bytes())
-    before = written(work / "a"), written(work / "b")
+    before = results(work / "a"), results(work / "b")
     supervise(data, work)
-    assert (written(work / "a"), written(work / "b")) == before
+    assert (results(work / "a"), results(work / "b")) == before
     scores = [
         json.loads((work / name / "eval/40/metrics.json").read_text())["image_auroc"]
         for name in ("a", "b", "broken")
