@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from diffad_jax import main
+from diffad_jax.runs import processes
 from tests.support import folders
 
 # Takes, writes and frees 256 MiB three times in a thread of XLA's kind: one that began after
@@ -56,3 +58,18 @@ def test_freed_memory_is_kept_where_jax_computes_on_the_cpu():
     assert pages("kept") < every // 2
     assert pages("plugin") >= every
     assert pages("plugin", JAX_PLATFORMS="cpu") < every // 2
+
+
+@pytest.mark.parametrize(
+    "start", [lambda: main._alone("train", None, "", 1), lambda: main._predict(None)]
+)
+def test_it_is_kept_before_anything_else_is_done(monkeypatch, start):
+    class Kept(Exception):
+        pass
+
+    def keep():
+        raise Kept
+
+    monkeypatch.setattr(processes, "keep_memory", keep)
+    with pytest.raises(Kept):
+        start()
