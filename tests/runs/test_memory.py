@@ -9,7 +9,7 @@ import pytest
 
 from diffad_jax import main
 from diffad_jax.runs import processes
-from tests.support import folders
+from tests.support import folders, helpers
 
 # Takes, writes and frees 256 MiB three times in a thread of XLA's kind: one that began after
 # `keep_memory`. Prints how many pages the system had to give for the last time.
@@ -61,7 +61,7 @@ def test_freed_memory_is_kept_where_jax_computes_on_the_cpu():
 
 
 @pytest.mark.parametrize(
-    "start", [lambda: main._alone("train", None, "", 1), lambda: main._predict(None)]
+    "start", [lambda: main._alone("train", helpers.parsed(), "", 1), lambda: main._predict(None)]
 )
 def test_it_is_kept_before_anything_else_is_done(monkeypatch, start):
     class Kept(Exception):
