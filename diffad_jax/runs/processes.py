@@ -216,8 +216,8 @@ def keep_memory() -> None:
     """Have this process keep the memory that a step frees, on a CPU; before JAX finds its devices.
 
     glibc gives large blocks back to the system at once, and every step then waits until the system
-    has cleared them anew: a tenth to a fifth of its time (benchmarks/RESULTS.md). Nothing where JAX
-    can use a GPU or TPU, whose steps run elsewhere, and where the C library is another.
+    has cleared them anew: a fifth of its time (benchmarks/RESULTS.md). Nothing where JAX can use a
+    GPU or TPU, whose steps run elsewhere, and where the C library is another.
     """
     plugins = importlib.metadata.entry_points(group="jax_plugins")
     elsewhere = bool(plugins) or importlib.util.find_spec("libtpu") is not None
