@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -226,6 +227,13 @@ def test_two_processes_on_one_workdir(toy, data, whole, tmp_path):
 @pytest.fixture()
 def store(monkeypatch):
     """A folder stands in for an object store, and a second for a minute."""
+
+    def whole_or_not_at_all(path, text):  # as an object store; a folder has it empty for a moment
+        partial = pathlib.Path(f"{path}.partial")
+        partial.write_text(text)
+        partial.replace(path)
+
+    monkeypatch.setattr(type(epath.Path()), "write_text", whole_or_not_at_all)
     monkeypatch.setattr(lock, "is_remote", lambda workdir: True)
     monkeypatch.setattr(lock, "BEAT", 0.05)
     monkeypatch.setattr(lock, "PATIENCE", 1.0)
