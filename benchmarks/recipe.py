@@ -26,7 +26,12 @@ from absl import app, flags
 
 # Changes of the configuration that is given, one of the recipe's (small, fast). Each arm goes one
 # step from the paper's method to the recipe; what each is for: RECIPE.md.
-_ROUGH = ("evaluate.residual=0", "evaluate.smoothing=0")
+_NOISY = (
+    "data.matched_share=0",
+    *("diffusion.train_split=300", "diffusion.train_end=1000"),
+    *("evaluate.less_noisy=200", "evaluate.noisier=400"),
+)
+_ROUGH = ("evaluate.residual=0", "evaluate.smoothing=0", *_NOISY)
 _REPAINT = ("model.difference=0", *_ROUGH)
 ARMS: dict[str, tuple[str, ...]] = {
     "paper": (
@@ -35,6 +40,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     ),
     "clean": _REPAINT,
     "difference": _ROUGH,
+    "noisy": _NOISY,
     "recipe": (),
 }
 COLUMNS = {

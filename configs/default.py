@@ -111,6 +111,9 @@ def get_config() -> ml_collections.ConfigDict:
                 # measures).
                 "missing_masks": "error",
                 "normal_share": 0.5,  # share of the training pictures left without an anomaly
+                # Share of the anomalies whose source takes the mean and the spread that each colour
+                # has in the picture.
+                "matched_share": 0.0,
                 "blend_min": 0.2,  # share of the picture that shows through an anomaly, at least
                 "blend_max": 0.8,  # and at most
                 # Share of the good training pictures that are held out: kept out of training, to

@@ -58,12 +58,8 @@ DEFAULT_MULTIPLIERS = {
     32: (1.0, 2.0, 3.0, 4.0),
 }
 LIMITS = {int: WHOLE - 1, float: LARGEST}  # nothing is <= a limit that is not a number
-KINDS = {
-    int: "a whole number of 32 bits",
-    float: "a finite number (of float32)",
-    str: "text",
-    bool: "true or false",
-}
+FINITE = "a finite number (of float32)"
+KINDS = {int: "a whole number of 32 bits", float: FINITE, str: "text", bool: "true or false"}
 RISING = (
     "0 < diffusion.train_split < diffusion.train_end <= diffusion.timesteps",
     "0 <= evaluate.less_noisy < evaluate.noisier < diffusion.timesteps",
@@ -154,6 +150,7 @@ class DataConfig:
     foreground: Literal["auto", "object", "random", "full"]
     missing_masks: Literal["error", "ignore"]
     normal_share: Share
+    matched_share: Share
     blend_min: Share
     blend_max: Share
     holdout: Annotated[float, Rule(lambda v: v == -1 or 0 <= v < 1, "-1 or in [0, 1)")]

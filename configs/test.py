@@ -20,8 +20,10 @@ def get_config() -> ml_collections.ConfigDict:
     for section, key in (
         *(("model", "image_range"), ("model", "prediction"), ("model", "difference")),
         *(("loss", "target"), ("evaluate", "residual"), ("evaluate", "smoothing")),
+        *(("evaluate", "less_noisy"), ("evaluate", "noisier"), ("data", "matched_share")),
     ):
         config[section][key] = paper[section][key]
+    config.diffusion = paper.diffusion
     config.model.image_size = 32
     config.model.unet_multipliers = (1, 1)
     config.model.res_blocks = 1

@@ -65,8 +65,8 @@ def train_batches(
     Args:
       category: with n training pictures of s x s px.
       textures: what anomalies are painted with.
-      data: how anomalies are made: `foreground`, `cache_dir`, `normal_share`, `blend_min` and
-        `blend_max` are used.
+      data: how anomalies are made: `foreground`, `cache_dir`, `normal_share`, `matched_share`,
+        `blend_min` and `blend_max` are used.
       seed: of the whole run.
       batch_size: over all hosts.
       start_step: 0-based.
@@ -218,6 +218,7 @@ class Examples:
         own = category.kind == "object" or textures.procedural
         self._draws = {
             "own_share": 0.5 if own else 0.0,
+            "matched_share": data.matched_share,
             "blend_min": data.blend_min,
             "blend_max": data.blend_max,
         }

@@ -15,10 +15,11 @@ from input_pipeline import augment
 MAX_PERIOD_LOG2 = 5  # noise periods are 1, 2, 4, ... 32 a side
 TRIES = 50  # noise draws until the mask is not empty
 THRESHOLD = 0.5  # of the noise, above it lies the shape
+FLAT = 2.55  # grey levels; the least spread that a source's levels are matched from
 STRIPS = 8  # a side, when a picture is its own anomaly source
 
 # What `tf.random.fold_in` folds into the example's seed.
-_NORMAL, _PERIODS, _SHAPE, _SOURCE, _OPS, _COLUMNS, _ROWS, _BLEND = range(8)
+_NORMAL, _PERIODS, _SHAPE, _SOURCE, _OPS, _COLUMNS, _ROWS, _BLEND, _MATCH = range(9)
 
 
 def perlin_noise(angles: tf.Tensor, periods: tf.Tensor, size: int) -> tf.Tensor:
@@ -130,6 +131,24 @@ def rearrange_strips(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.gather(strips, rows), image.shape)
 
 
+@augment.compiled
+def match_levels(image: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Give each channel the mean and the standard deviation that it has in another picture.
+
+    As Reinhard et al. (2001, "Color transfer between images") do, but in RGB. What leaves 0..255
+    is clipped; a spread below `FLAT` counts as that, so that no grain is blown up.
+
+    Args:
+      image: uint8[h, w, 3].
+      like: uint8[h, w, 3], the other picture.
+    """
+    image, like = tf.cast(image, tf.float32), tf.cast(like, tf.float32)
+    mean, variance = tf.nn.moments(image, [0, 1])
+    to_mean, to_variance = tf.nn.moments(like, [0, 1])
+    scale = tf.sqrt(to_variance / tf.maximum(variance, FLAT**2))
+    return tf.cast(tf.clip_by_value((image - mean) * scale + to_mean, 0.0, 255.0) + 0.5, tf.uint8)
+
+
 def draw_source(
     image: tf.Tensor, texture: Callable[[], tf.Tensor], seed: tf.Tensor, own_share: float
 ) -> tf.Tensor:
@@ -154,17 +173,19 @@ def draw_source(
 
 
 def origin(
-    seed: tf.Tensor, *, own_share: float, blend_min: float, blend_max: float
+    seed: tf.Tensor, *, own_share: float, matched_share: float, blend_min: float, blend_max: float
 ) -> dict[str, tf.Tensor]:
     """What the anomaly of `synthesize` is made of, should this seed have one.
 
     Returns:
       own: bool[], whether by self-augmentation; ops: int32[3], indices into
-      `augment.RANDOM_OPS` in the order they are applied; blend: f32[], the picture's share b.
+      `augment.RANDOM_OPS` in the order they are applied; matched: bool[], whether the source then
+      took the picture's levels; blend: f32[], the picture's share b.
     """
     return {
         "own": _is_own(seed, own_share),
         "ops": augment.choose_ops(_fold(seed, _OPS)),
+        "matched": _is_matched(seed, matched_share),
         "blend": _draw_blend(seed, blend_min, blend_max),
     }
 
@@ -176,6 +197,7 @@ def synthesize(
     seed: tf.Tensor,
     *,
     own_share: float,
+    matched_share: float,
     normal_share: float,
     blend_min: float,
     blend_max: float,
@@ -194,6 +216,8 @@ def synthesize(
       seed: int64[2]; the example is a function of it and the pictures.
       own_share: probability in [0, 1] of self-augmentation: the picture itself is the source, its
         strips rearranged.
+      matched_share: probability in [0, 1] that the source takes the picture's levels
+        (`match_levels`), so that a dark picture's anomalies are not all bright.
       normal_share: probability in [0, 1].
       blend_min: least share of the picture that shows through the anomaly, in [0, 1].
       blend_max: largest share, in [blend_min, 1].
@@ -208,6 +232,8 @@ def synthesize(
     def paint(mask: tf.Tensor) -> tf.Tensor:
         b = _draw_blend(seed, blend_min, blend_max)
         source = draw_source(image, texture, seed, own_share)
+        matched = _is_matched(seed, matched_share)
+        source = tf.cond(matched, lambda: match_levels(source, image), lambda: source)
         return blend(clean, mask, source, b)
 
     normal = tf.random.stateless_uniform([], _fold(seed, _NORMAL)) < normal_share
@@ -243,6 +269,11 @@ def _fold(seed: tf.Tensor, stream: int) -> tf.Tensor:
 def _is_own(seed: tf.Tensor, own_share: float) -> tf.Tensor:
     """bool[]: whether the picture is its own anomaly source."""
     return tf.random.stateless_uniform([], _fold(seed, _SOURCE)) < own_share
+
+
+def _is_matched(seed: tf.Tensor, matched_share: float) -> tf.Tensor:
+    """bool[]: whether the anomaly source takes the picture's levels."""
+    return tf.random.stateless_uniform([], _fold(seed, _MATCH)) < matched_share
 
 
 def _draw_blend(seed: tf.Tensor, low: float, high: float) -> tf.Tensor:

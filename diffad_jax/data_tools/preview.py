@@ -86,6 +86,7 @@ def examples(
         source = SELF if origin["own"] else source
         source = source if example["label"] > 0 else NORMAL
         painted = source in (PROCEDURAL, TEXTURE)
+        levels = ("match levels",) if origin["matched"] else ()
         yield Shown(
             position=int(position),
             image=_levels(example["image"]),
@@ -94,7 +95,7 @@ def examples(
             name=category.train.names[int(origin["picture"])],
             source=source,
             texture=textures.names[int(origin["texture"])] if painted else "",
-            ops=tuple(OP_NAMES[op] for op in origin["ops"]),
+            ops=tuple(OP_NAMES[op] for op in origin["ops"]) + levels,
             blend=float(origin["blend"]),
         )
 

@@ -151,6 +151,9 @@ ELSEWHERE = {
     "data.normal_share": (
         "input_pipeline/draws/test_synthesis_draws.py::test_the_share_of_normal_pictures"
     ),
+    "data.matched_share": (
+        "input_pipeline/draws/test_synthesis_draws.py::test_the_share_of_matched_levels"
+    ),
     "data.blend_min": "input_pipeline/draws/test_synthesis_draws.py::test_the_blend_of_the_options",
     "data.blend_max": "input_pipeline/draws/test_synthesis_draws.py::test_the_blend_of_the_options",
     "data.holdout": (

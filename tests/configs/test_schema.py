@@ -21,6 +21,21 @@ def test_every_configuration_is_valid(source):
     assert config.to_dict()["train"]["batch_size"] == config.train.batch_size
 
 
+def test_small_has_the_paper_s_noise_for_its_pixels():
+    """At its time steps noise is a quarter of what it is at the paper's: 64 px in place of 256."""
+    paper, ours = helpers.parsed(fast), helpers.parsed(small)
+    assert (ours.model.image_size, paper.model.image_size) == (64, 256)
+    alpha = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    sigma = np.sqrt(1 / alpha - 1)
+    for section, key in (
+        *(("diffusion", "train_split"), ("diffusion", "train_end")),
+        *(("evaluate", "less_noisy"), ("evaluate", "noisier")),
+    ):
+        step, of_paper = (getattr(getattr(c, section), key) for c in (ours, paper))
+        off = np.abs(np.log(sigma / sigma[min(of_paper, 999)] * 4))
+        assert step == off.argmin(), key
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

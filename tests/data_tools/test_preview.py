@@ -44,6 +44,7 @@ def config(root, textures="dtd") -> schema.Config:
         cache_dir=str(root / "cache"),
         textures=str(root / textures) if textures else "",
         normal_share=0.3,
+        matched_share=0.5,
     )
     return schema.parse(values)
 
@@ -116,11 +117,12 @@ def test_page_says_what_each_was_made_of(made):
             assert one.source == preview.TEXTURE
             assert one.texture in ("dotted/0.png", "dotted/1.png", "dotted/2.png")
             assert f"texture pictures: {one.texture}" in text
-        assert len(set(one.ops)) == 3 and " → ".join(one.ops) in text
+        assert len(set(one.ops)) == 3 + ("match levels" in one.ops) and " → ".join(one.ops) in text
         assert one.source in text and f"position {one.position}" in text
         clean = category.train.images[category.train.names.index(one.name)]
         np.testing.assert_array_equal(one.clean, clean)
     assert {one.source for one in anomalous} == {preview.SELF, preview.TEXTURE}
+    assert {one.ops[-1] == "match levels" for one in anomalous} == {True, False}
 
 
 def test_names_are_escaped(made):

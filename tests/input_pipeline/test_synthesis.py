@@ -15,7 +15,8 @@ RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 TEXTURE = RNG.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 FULL = np.ones((SIZE, SIZE, 1), np.float32)
-PAPER = {"own_share": 0.5, "normal_share": 0.5, "blend_min": 0.2, "blend_max": 0.8}
+MADE = {"own_share": 0.5, "matched_share": 0.0, "blend_min": 0.2, "blend_max": 0.8}
+PAPER = MADE | {"normal_share": 0.5}
 NOISE = goldens_io.load("perlin")
 
 
@@ -180,7 +181,7 @@ def test_share_of_own_pieces(own_share, monkeypatch):
 
     def source_and_origin(s):
         source = synthesis.draw_source(tf.constant(IMAGE), lambda: flat, s, own_share)
-        return source, synthesis.origin(s, own_share=own_share, blend_min=0.2, blend_max=0.8)["own"]
+        return source, synthesis.origin(s, **MADE | {"own_share": own_share})["own"]
 
     sources, said = over_seeds(source_and_origin, 200)
     own = (sources != 9).any((1, 2, 3))
@@ -205,9 +206,7 @@ def test_source_passes_the_ops_before_its_strips_move(own_share, monkeypatch):
 
 def test_origin_says_what_the_example_is_made_of(fixed_source, monkeypatch):
     result = synthesized(60, normal_share=0.0)
-    said = over_seeds(
-        lambda s: synthesis.origin(s, own_share=0.5, blend_min=0.2, blend_max=0.8), 60
-    )
+    said = over_seeds(lambda s: synthesis.origin(s, **MADE), 60)
     x, source = IMAGE / 255.0, TEXTURE / 255.0
     for image, mask, blend in zip(result["image"], result["mask"], said["blend"], strict=True):
         expected = (1 - mask) * x + mask * ((1 - blend) * source + blend * x)

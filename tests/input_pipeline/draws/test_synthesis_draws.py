@@ -122,10 +122,15 @@ def watched(eager, monkeypatch):
         return image
 
     blend, strips = synthesis.blend, synthesis.rearrange_strips
+    levels = synthesis.match_levels
 
     def mix(clean, mask, source, b):
         seen["blend"], seen["part"] = float(b), round(float(tf.reduce_max(mask)) * 255)
         return blend(clean, mask, source, b)
+
+    def match(source, image):
+        seen["matched"] = 1
+        return levels(source, image)
 
     side = np.arange(SIZE) * 8 // SIZE
     places = np.stack(np.broadcast_arrays(side[None], side[:, None]), -1)
@@ -142,13 +147,16 @@ def watched(eager, monkeypatch):
     monkeypatch.setattr(augment, "RANDOM_OPS", ops)
     monkeypatch.setattr(synthesis, "blend", mix)
     monkeypatch.setattr(synthesis, "rearrange_strips", moved)
+    monkeypatch.setattr(synthesis, "match_levels", match)
 
     def watch(made, position):
         seen.clear()
+        seen["matched"] = 0
         made.example(at(position))
         origin = made.origin(at(position))
         seen["own"], seen["texture"] = float(origin["own"]), int(origin["texture"])
         assert float(origin["blend"]) == seen["blend"]
+        assert int(origin["matched"]) == seen["matched"]
         if not seen["own"]:  # the strips of a picture that is not its own source stay
             moved(made.image(at(0)), pipeline.Examples._example_seed(made, at(position)))
         return dict(seen)
@@ -158,14 +166,15 @@ def watched(eager, monkeypatch):
 
 def test_what_an_anomaly_is_made_of(watched, monkeypatch):
     """Ranges, distributions, and the correlation of every draw with every other."""
-    made = examples(normal_share=0.0)
+    settings = {"normal_share": 0.0, "matched_share": 0.5}
+    made = examples(**settings)
     rows = [watched(made, position) for position in range(COUNT)]
     names = sorted(rows[0])
-    assert len(names) == 19 and all(sorted(row) == names for row in rows)
+    assert len(names) == 20 and all(sorted(row) == names for row in rows)
     # The same again for (seed, position), whatever was made before; another for another seed.
     assert watched(made, 7) == rows[7]
-    assert watched(examples(normal_share=0.0), 11) == rows[11]
-    assert watched(examples(seed=1, normal_share=0.0), 7) != rows[7]
+    assert watched(examples(**settings), 11) == rows[11]
+    assert watched(examples(seed=1, **settings), 7) != rows[7]
     table = {name: np.array([float(row[name]) for row in rows]) for name in names}
     # The draw of `normal` shows with a share of it only.
     monkeypatch.setattr(synthesis, "draw_mask", lambda seed, foreground: tf.ones([SIZE, SIZE, 1]))
@@ -189,6 +198,7 @@ def test_what_an_anomaly_is_made_of(watched, monkeypatch):
         "part": (255, 175, 95),
         "texture": range(7),
         "own": range(2),
+        "matched": range(2),
         "normal": range(2),
         "first column": (0, 2, 4, 6),
         "last column": (1, 3, 5, 7),
@@ -239,6 +249,7 @@ def test_the_blend_s_range(monkeypatch, ends):
             lambda: white,
             tf.stack([at(0), p]),
             own_share=0.5,
+            matched_share=0.0,
             normal_share=0.0,
             blend_min=ends[0],
             blend_max=ends[1],
@@ -270,3 +281,30 @@ def test_the_blend_of_the_options(ends):
     blends = [float(made.origin(at(position))["blend"]) for position in range(8)]
     assert all(ends[0] <= b <= ends[1] for b in blends)
     assert len(set(blends)) == (1 if ends[0] == ends[1] else 8)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_the_share_of_matched_levels(share):
+    made = examples(matched_share=share)
+    drawn = tf.data.Dataset.range(1000).map(lambda p: made.origin(p)["matched"])
+    matched = np.mean(list(drawn.as_numpy_iterator()))
+    assert abs(matched - share) <= 5 * np.sqrt(share * (1 - share) / 1000)
+
+
+@pytest.mark.parametrize("source", ["bright", "flat", "nearly flat"])
+def test_levels_of_the_picture(source):
+    """Against NumPy in float64: mean and spread of each channel, clipped and rounded."""
+    rng = np.random.default_rng(3)
+    low, high = {"bright": (100, 256), "flat": (90, 91), "nearly flat": (90, 92)}[source]
+    image = rng.integers(low, high, (24, 16, 3), np.uint8)
+    dark = np.clip(rng.normal([20, 9, 250], [9, 1, 4], (24, 16, 3)), 0, 255).astype(np.uint8)
+    spread = np.maximum(image.std((0, 1)), 2.55)
+    moved = (image - image.mean((0, 1))) / spread * dark.std((0, 1)) + dark.mean((0, 1))
+    expected = np.clip(moved, 0, 255)
+    made = synthesis.match_levels(tf.constant(image), tf.constant(dark)).numpy()
+    assert np.abs(made - expected).max() <= 0.5 + 1e-3
+    assert np.abs(made.mean((0, 1)) - dark.mean((0, 1))).max() < 1
+    if source == "bright":
+        assert np.abs(made.std((0, 1)) - dark.std((0, 1))).max() < 0.5
+    else:
+        assert (made.std((0, 1)) <= dark.std((0, 1))).all()
