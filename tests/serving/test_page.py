@@ -15,14 +15,13 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
+from playwright import sync_api
 
 from diffad_jax.reporting import html
 from tests.support import folders
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-if CHROMIUM is None:
-    pytest.skip("needs Chromium: apt-get install chromium", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, from PyPI")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium")
 HEIGHT, WIDTH = 64, 96
 SPOT = (slice(16, 32), slice(60, 84))  # rows and columns of the defect
 
