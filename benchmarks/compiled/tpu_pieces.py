@@ -9,8 +9,9 @@ diagonal NxS I>O  the same, as one convolution whose weights between the two are
 res NxS I>O       a res block of the U-Net, forward and backward; I may be A+B, a concatenation
 double NxS I>O    a double convolution of the segmentation network, forward and backward
 
-The compiler chooses layouts at the borders. A row has the compiler's estimate (1.5 GHz, a v5e), and
-what the matrix unit takes by the data sheet's 197 TFLOP/s. Needs what `tpu_compile` needs.
+The compiler chooses layouts at the borders. A row has the compiler's estimate, and what the matrix
+unit takes by the data sheet. --chip is v5e (1.5 GHz, 197 TFLOP/s), v5p or v6e. Needs what
+`tpu_compile` needs.
 """
 
 import re
@@ -30,7 +31,12 @@ from configs import default
 from diffad_jax.models.segmentation import DoubleConv
 from diffad_jax.models.unet import ResBlock
 
-GHZ, TFLOPS = 1.5, 197
+# A topology, clock in GHz, dense bfloat16 TFLOP/s of a chip by the data sheet.
+CHIPS = {
+    "v5e": ("v5e:2x4", 1.5, 197),
+    "v5p": ("v5p:2x2x1", 1.75, 459),
+    "v6e": ("v6e:2x4", 1.75, 918),
+}
 DTYPE = jnp.bfloat16
 PIECES = (
     *("conv 16x256 128>128", "conv 16x256 256>128", "conv 16x128 128>128", "conv 16x128 256>128"),
@@ -46,10 +52,11 @@ def main(_) -> None:
     """Print a Markdown table."""
     jax.config.update("jax_platforms", "cpu")
     print("| piece | estimate, ms | matrix unit, ms |\n| --- | --- | --- |")
+    topology, ghz, tflops = CHIPS[flags.FLAGS.chip]
     for piece in flags.FLAGS.pieces:
         kind, n, s, inputs, outputs = parse(piece)
-        unit = 2 * 9 * n * s * s * sum(inputs) * outputs / TFLOPS / 1e9
-        each = [estimate(*part) for part in KINDS[kind](n, s, inputs, outputs)]
+        unit = 2 * 9 * n * s * s * sum(inputs) * outputs / tflops / 1e9
+        each = [mcycles(topology, *part) / ghz for part in KINDS[kind](n, s, inputs, outputs)]
         cost = f"{unit:.2f} each" if len(each) > 1 else ""
         print(f"| {piece} | {' / '.join(f'{ms:.2f}' for ms in each)} | {cost} |", flush=True)
 
@@ -63,12 +70,12 @@ def parse(piece: str) -> tuple[str, int, int, tuple[int, ...], int]:
     return found[1], int(found[2]), int(found[3]), parts, int(found[5])
 
 
-def estimate(function: Callable[..., Any], shapes: tuple[Any, ...]) -> float:
-    """The compiler's estimate of a function on one chip of a v5e, ms."""
-    device = topologies.get_topology_desc("v5e:2x4", platform="tpu").devices[0]
+def mcycles(topology: str, function: Callable[..., Any], shapes: tuple[Any, ...]) -> float:
+    """The compiler's estimate of a function on one chip of a topology, million cycles."""
+    device = topologies.get_topology_desc(topology, platform="tpu").devices[0]
     free = Format(Layout.AUTO, SingleDeviceSharding(device))
     compiled = jax.jit(function, in_shardings=free, out_shardings=free).lower(*shapes).compile()
-    return sum(tpu_compile.estimate(hlo.parse(compiled.as_text())).values()) / GHZ
+    return sum(tpu_compile.estimate(hlo.parse(compiled.as_text())).values())
 
 
 def array(*shape: int) -> jax.ShapeDtypeStruct:
@@ -146,5 +153,6 @@ KINDS = {"conv": conv, "grouped": grouped, "diagonal": diagonal, "res": res, "do
 
 
 if __name__ == "__main__":
+    flags.DEFINE_enum("chip", "v5e", list(CHIPS), "What to compile for.")
     flags.DEFINE_list("pieces", list(PIECES), "What to compile, each KIND NxS I>O.")
     app.run(main)
