@@ -9,7 +9,8 @@ hundreds of steps, and less noise: see the time steps below, which other picture
 
 How long: 1000 steps of 0.9 s on two CPU cores, 15 minutes, and the evaluations. What to expect on
 MVTec AD's bottle and grid: image AUROC 0.97 and 0.99 after 250 of them, 0.98 and 0.99 after 1000
-(one seed; benchmarks/RECIPE.md).
+(one seed; benchmarks/RECIPE.md). With few pictures that differ much, such as 31 cookies, 250 steps
+find more than 1000 (pixel AP 0.51 and 0.36).
 """
 
 import ml_collections
