@@ -69,7 +69,9 @@ class BatchNorm(nnx.Module):
 
 def _update(running: nnx.BatchStat, value: Float[Array, " c"]) -> None:
     old = running[...]
-    running[...] = (MOMENTUM * old + (1 - MOMENTUM) * value).astype(old.dtype)
+    # Not running[...] = : Flax then asks the traced value for its sharding, and JAX searches the
+    # whole program for the words of its refusal.
+    running.set_value((MOMENTUM * old + (1 - MOMENTUM) * value).astype(old.dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))

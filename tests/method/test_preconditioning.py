@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffad_jax.method import diffusion, steps, train_state
+from tests.runs.test_sharding import random_variables
 from tests.support import helpers
 
 SPREAD = 0.5
@@ -91,8 +92,7 @@ def test_all_pictures_teach_where_the_target_is_clean(float64, form):
         train__batch_size=2,
     )
     networks = train_state.define(config.model)
-    variables = train_state.init_variables(config.model, jax.random.key(0))
-    variables = jax.tree.map(lambda v: v.astype(jnp.float64), variables)
+    variables = jax.tree.map(jnp.asarray, random_variables(config, np.float64))
     generator = np.random.default_rng(0)
     clean = generator.random((2, 32, 32, 3))
     mask = np.zeros((2, 32, 32, 1))

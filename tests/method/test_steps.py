@@ -122,22 +122,36 @@ def check_digests(actual, expected, *, floor: float):
         np.testing.assert_allclose(actual[key], want, rtol=0, atol=tolerance, err_msg=key)
 
 
-def test_train_a_float64(float64):
+def train_a(count: int, dtype, relative: float) -> train_state.TrainState:
+    """The first `count` of `train_a`'s twelve steps, each compared with the reference's."""
     expected, config = goldens_io.load("train_a"), helpers.golden_config("train_a")
     networks = train_state.define(config.model)
-    optimizer = optim.optimizer(config, total_steps=12)
-    variables = helpers.golden_variables("train_a", config, jnp.float64)
+    optimizer = optim.optimizer(config, total_steps=goldens_io.META["train_a"]["steps"])
+    variables = helpers.golden_variables("train_a", config, dtype)
     state = train_state.start(variables, optimizer)
     update = functools.partial(steps.update, networks=networks, optimizer=optimizer, config=config)
     step = jax.jit(update)
-    for i in range(goldens_io.META["train_a"]["steps"]):
-        state, metrics = step(state, *golden_batch(i, jnp.float64))
-        for key in KEYS:
-            np.testing.assert_allclose(metrics[key], expected[key][i], rtol=1e-6, err_msg=f"{i}")
-        for ours, theirs in (("unet", "unet"), ("segmentation", "seg")):
-            np.testing.assert_allclose(
-                metrics[f"{ours}_gradient_norm"], expected[f"{theirs}_grad_norm"][i], rtol=1e-6
-            )
+    wanted = {key: expected[key] for key in KEYS}
+    wanted |= {
+        f"{ours}_gradient_norm": expected[f"{theirs}_grad_norm"]
+        for ours, theirs in (("unet", "unet"), ("segmentation", "seg"))
+    }
+    for i in range(count):
+        state, metrics = step(state, *golden_batch(i, dtype))
+        for key, values in wanted.items():
+            message = f"{key} of step {i}"
+            np.testing.assert_allclose(metrics[key], values[i], rtol=relative, err_msg=message)
+    return state
+
+
+def test_train_a_begins(float64, fast_compiles):
+    train_a(2, jnp.float64, 1e-6)
+
+
+@pytest.mark.long
+def test_train_a_float64(float64):
+    state = train_a(goldens_io.META["train_a"]["steps"], jnp.float64, 1e-6)
+    expected, config = goldens_io.load("train_a"), helpers.golden_config("train_a")
     finals = {k: v for k, v in expected.items() if k.startswith(("unet/", "seg/"))}
     assert len(finals) > 400
     check_digests(digests(state.variables, config), finals, floor=1e-6)

@@ -49,7 +49,7 @@ def test_scores_depend_on_the_picture_alone(judge):
     np.testing.assert_allclose(one.scores, top.mean(1), rtol=1e-6)
     assert np.ptp(one.scores) > 1e-3 and one.names == pictures.names
 
-    for devices, batch_size in ((1, 32), (8, 7)):
+    for devices, batch_size in ((1, 12), (8, 7)):
         other = judge(devices, batch_size, pictures)
         np.testing.assert_allclose(other.scores, one.scores, rtol=0, atol=1e-6)
         np.testing.assert_allclose(other.maps, one.maps, rtol=0, atol=1e-6)
