@@ -114,10 +114,6 @@ def get_config() -> ml_collections.ConfigDict:
                 # Share of the anomalies whose source takes the mean and the spread that each colour
                 # has in the picture.
                 "matched_share": 0.0,
-                # Which images of a good part are good parts too, and trained on: none but the
-                # photograph, its mirror (left and right exchanged), or all eight that mirrors and
-                # quarter turns make.
-                "symmetry": "none",
                 "blend_min": 0.2,  # share of the picture that shows through an anomaly, at least
                 "blend_max": 0.8,  # and at most
                 # Share of the good training pictures that are held out: kept out of training, to

@@ -151,7 +151,6 @@ class DataConfig:
     missing_masks: Literal["error", "ignore"]
     normal_share: Share
     matched_share: Share
-    symmetry: Literal["none", "mirror", "all"]
     blend_min: Share
     blend_max: Share
     holdout: Annotated[float, Rule(lambda v: v == -1 or 0 <= v < 1, "-1 or in [0, 1)")]

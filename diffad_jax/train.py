@@ -293,7 +293,7 @@ def start(
     if checkpoints.latest is None:
         known = None
         if config.model.prediction == "preconditioned":
-            mean, spread = map(jnp.asarray, on_disk.mean_and_spread(images, config.data.symmetry))
+            mean, spread = map(jnp.asarray, on_disk.mean_and_spread(images))
             known = {"mean": mean, "spread": spread}
         return jitted.init(optimizer, config, mesh, known)(key), {}
     shapes = jax.eval_shape(functools.partial(train_state.init, config, optimizer), key)

@@ -164,11 +164,10 @@ class Pictures:
 
 
 def mean_and_spread(
-    images: UInt8[np.ndarray, "n h w c"] | Stored, symmetry: str = "none"
+    images: UInt8[np.ndarray, "n h w c"] | Stored,
 ) -> tuple[Float32[np.ndarray, "h w c"], np.float32]:
     """The mean picture, and the standard deviation of all values about it; both in [0, 1].
 
-    Of the pictures and the images that `symmetry` (`data.symmetry`; all: h = w) makes of them.
     Never below one grey level, so that pictures that are all alike can be told from others.
     """
     shape = images.shape[1:]
@@ -178,11 +177,6 @@ def mean_and_spread(
         total += some.sum(0)
         squares += int(np.square(some).sum())
     mean = total / len(images)
-    if symmetry != "none":
-        mean = (mean + mean[:, ::-1]) / 2
-    if symmetry == "all":
-        mean = (mean + mean[::-1]) / 2
-        mean = (mean + mean.swapaxes(0, 1)) / 2
     variance = squares / (len(images) * mean.size) - np.square(mean).mean()
     spread = max(np.sqrt(max(variance, 0.0)), 1.0) / 255
     return (mean / 255).astype(np.float32), np.float32(spread)

@@ -29,7 +29,7 @@ from input_pipeline.foreground import (
     random_part,
 )
 from input_pipeline.on_disk import Stored
-from input_pipeline.synthesis import draw_image, origin, synthesize, turned, unit
+from input_pipeline.synthesis import origin, synthesize, unit
 
 # Streams of the draws made here, folded into the example's seed; the synthesis has its own.
 _TEXTURE_STREAM = 7001
@@ -66,7 +66,7 @@ def train_batches(
       category: with n training pictures of s x s px.
       textures: what anomalies are painted with.
       data: how anomalies are made: `foreground`, `cache_dir`, `normal_share`, `matched_share`,
-        `symmetry`, `blend_min` and `blend_max` are used.
+        `blend_min` and `blend_max` are used.
       seed: of the whole run.
       batch_size: over all hosts.
       start_step: 0-based.
@@ -223,7 +223,6 @@ class Examples:
             "blend_max": data.blend_max,
         }
         self._normal_share, self._with_clean = data.normal_share, with_clean
-        self._symmetry = data.symmetry
         self._textures = len(textures.images)
         # From an index (and the example's seed): uint8[s, s, 3] twice, and f32[s, s, 1] in [0, 1].
         self.image, self.texture = reader(category.train.images), reader(textures.images)
@@ -233,10 +232,9 @@ class Examples:
         """What the networks are trained with: see `synthesis.synthesize`."""
         seed = self._example_seed(position)
         picture = picture_index(position, self._n, self._seed)
-        turn = functools.partial(turned, image=draw_image(seed, self._symmetry))
         return synthesize(
-            turn(self.image(picture)),
-            lambda: turn(self.foreground(picture, seed)),
+            self.image(picture),
+            lambda: self.foreground(picture, seed),
             lambda: self.texture(self._texture_index(seed)),
             seed,
             normal_share=self._normal_share,

@@ -19,9 +19,7 @@ FLAT = 2.55  # grey levels; the least spread that a source's levels are matched 
 STRIPS = 8  # a side, when a picture is its own anomaly source
 
 # What `tf.random.fold_in` folds into the example's seed.
-_NORMAL, _PERIODS, _SHAPE, _SOURCE, _OPS, _COLUMNS, _ROWS, _BLEND, _MATCH, _IMAGE = range(10)
-
-IMAGES = {"none": 1, "mirror": 2, "all": 8}  # of a good part, under each `data.symmetry`
+_NORMAL, _PERIODS, _SHAPE, _SOURCE, _OPS, _COLUMNS, _ROWS, _BLEND, _MATCH = range(9)
 
 
 def perlin_noise(angles: tf.Tensor, periods: tf.Tensor, size: int) -> tf.Tensor:
@@ -172,32 +170,6 @@ def draw_source(
     source = tf.cond(own, lambda: image, texture)
     source = augment.random_ops(tf.ensure_shape(source, image.shape), _fold(seed, _OPS))
     return tf.cond(own, lambda: rearrange_strips(source, seed), lambda: source)
-
-
-def draw_image(seed: tf.Tensor, symmetry: str) -> tf.Tensor:
-    """int32[]: which image of the part is seen, for `turned`, each with the same probability.
-
-    Args:
-      seed: int64[2] of the example.
-      symmetry: none, mirror or all, of which there are 1, 2 and 8.
-    """
-    return tf.random.stateless_uniform([], _fold(seed, _IMAGE), 0, IMAGES[symmetry], tf.int32)
-
-
-def turned(picture: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """The picture [s, s, c] as one of the eight images that mirrors and quarter turns make of it.
-
-    `image`, int32[] in [0, 8), is a sum: 1 exchanges left and right, then 2 top and bottom, then 4
-    rows and columns. 0 is the picture.
-    """
-    changes = (
-        lambda x: tf.reverse(x, [1]),
-        lambda x: tf.reverse(x, [0]),
-        lambda x: tf.transpose(x, [1, 0, 2]),
-    )
-    for bit, change in enumerate(changes):
-        picture = tf.where(image & (1 << bit) > 0, change(picture), picture)
-    return picture
 
 
 def origin(

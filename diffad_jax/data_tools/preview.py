@@ -80,7 +80,7 @@ def examples(
       first: position, step * batch_size for a batch's first example.
       count: examples.
     """
-    made = Examples(category, textures, config.data, config.seed, with_clean=True)
+    made = Examples(category, textures, config.data, config.seed)
     for position, example, origin in made.shown(first, count):
         source = PROCEDURAL if textures.procedural else TEXTURE
         source = SELF if origin["own"] else source
@@ -91,7 +91,7 @@ def examples(
             position=int(position),
             image=_levels(example["image"]),
             mask=_levels(example["mask"]),
-            clean=_levels(example["clean"]),
+            clean=category.train.images[origin["picture"][None]][0],
             name=category.train.names[int(origin["picture"])],
             source=source,
             texture=textures.names[int(origin["texture"])] if painted else "",

@@ -154,9 +154,6 @@ ELSEWHERE = {
     "data.matched_share": (
         "input_pipeline/draws/test_synthesis_draws.py::test_the_share_of_matched_levels"
     ),
-    "data.symmetry": (
-        "input_pipeline/test_symmetry.py::test_all_images_are_trained_on_with_their_foregrounds"
-    ),
     "data.blend_min": "input_pipeline/draws/test_synthesis_draws.py::test_the_blend_of_the_options",
     "data.blend_max": "input_pipeline/draws/test_synthesis_draws.py::test_the_blend_of_the_options",
     "data.holdout": (

@@ -75,7 +75,6 @@ RANGES = {
     "data.missing_masks": WORD,
     "data.normal_share": SHARE,
     "data.matched_share": SHARE,
-    "data.symmetry": WORD,
     "data.blend_min": ([-0.1, 0.81], [0.0, 0.8]),
     "data.blend_max": ([0.19, 1.1], [0.2, 1.0]),
     "data.holdout": ([-0.5, -2.0, 1.0], [-1.0, 0.0, 0.99]),

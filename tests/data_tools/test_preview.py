@@ -45,7 +45,6 @@ def config(root, textures="dtd") -> schema.Config:
         textures=str(root / textures) if textures else "",
         normal_share=0.3,
         matched_share=0.5,
-        symmetry="all",
     )
     return schema.parse(values)
 
@@ -121,8 +120,7 @@ def test_page_says_what_each_was_made_of(made):
         assert len(set(one.ops)) == 3 + ("match levels" in one.ops) and " → ".join(one.ops) in text
         assert one.source in text and f"position {one.position}" in text
         clean = category.train.images[category.train.names.index(one.name)]
-        turned = [np.rot90(x, turns) for x in (clean, np.fliplr(clean)) for turns in range(4)]
-        assert any(np.array_equal(one.clean, x) for x in turned)
+        np.testing.assert_array_equal(one.clean, clean)
     assert {one.source for one in anomalous} == {preview.SELF, preview.TEXTURE}
     assert {one.ops[-1] == "match levels" for one in anomalous} == {True, False}
 
