@@ -1,6 +1,6 @@
 # make quickstart    set up, make pictures, train, evaluate, show where the report is
 # make test          set up with the tested versions, check style and types, run the tests
-# make test-long     the tests that start and kill whole trainings, one after another
+# make test-long     the tests that start and kill whole trainings, and all recorded training steps
 # make test-newest   set up Python 3.13 with the newest of everything, run the tests
 # make bundle        export the quickstart's run, judge its pictures where only the runtime is installed
 # make gpu-recipe    configs/fast.py on MVTec AD's bottle and grid, results to benchmarks/RESULTS.md
