@@ -9,7 +9,7 @@ Each run is a child process in OUT/ARM/CATEGORY-SEED, with its messages beside i
 is not run again and what was interrupted goes on, so the same command may be given, changed and
 stopped (Ctrl-C, SIGTERM) at any time. `--table` only shows what there is.
 
-What came of it, and why each arm was kept or dropped: benchmarks/RECIPE.md.
+What came of it: benchmarks/RECIPE.md; why each arm was kept or dropped: ARMS.md.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 
 # Changes of the configuration that is given, one of the recipe's (small, fast). Each arm goes one
-# step from the paper's method to the recipe; what each is for: RECIPE.md.
+# step from the paper's method to the recipe; what each is for: ARMS.md.
 _NOISY = (
     "data.matched_share=0",
     *("diffusion.train_split=300", "diffusion.train_end=1000"),

@@ -3,7 +3,7 @@ r"""The recipe that learns in minutes: the paper's networks at 256 px, for a lar
     python -m diffad_jax.main --config configs/fast.py --workdir runs/bottle \
         --config.data.root=MVTEC --config.data.category=bottle --config.data.textures=TEXTURES
 
-What differs from the paper (default.py), and why: benchmarks/RECIPE.md. The U-Net predicts what the
+What differs from the paper (default.py), and why: benchmarks/ARMS.md. The U-Net predicts what the
 mean training picture leaves of the picture before an anomaly was painted, of every picture; the
 segmentation network sees the picture and its difference to the reconstruction, which also weighs
 the map; maps are smoothed. Half of the anomalies are as bright and as varied as the picture.

@@ -36,7 +36,7 @@ def draw_evaluation(
     first.
 
     One noise for all leaves nothing to chance between two pictures. (A noise of its own for each
-    picture, as the authors draw, is no better: benchmarks/RECIPE.md.) More draws begin with the
+    picture, as the authors draw, is no better: benchmarks/ARMS.md.) More draws begin with the
     same pair.
     """
     streams = jax.random.fold_in(key, EVALUATE)

@@ -19,7 +19,6 @@ from diffad_jax.method import jitted, optim, train_state
 from diffad_jax.models import torch_file, torch_weights
 from diffad_jax.runs import checkpoint, folder
 from diffad_jax.scoring import threshold
-from tests.runs.test_sharding import random_variables
 from tests.support import folders, helpers, odd_pictures
 
 STEP = 7
@@ -46,7 +45,7 @@ def run(tmp_path_factory, one_program):
         data__cache_dir=str(root / "cache"),
         data__fit="pad",
     )
-    variables = random_variables(config)
+    variables = helpers.random_variables(config)
     state = train_state.start(variables, optim.optimizer(config, total_steps=1))
     folder.claim(root / "run", config)
     with checkpoint.Checkpoints(root / "run") as checkpoints:
@@ -203,7 +202,7 @@ def test_the_authors_code_gets_its_file(run, tmp_path):
     epoch, *states = torch_file.read(tmp_path / "params-last.pt")
     config = helpers.parsed()
     params, statistics = torch_weights.from_torch(*states, config.model)
-    expected = random_variables(config)
+    expected = helpers.random_variables(config)
     assert epoch == STEP
     for a, b in zip(
         jax.tree.leaves((params, statistics)),

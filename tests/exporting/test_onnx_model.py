@@ -13,7 +13,6 @@ from diffad_jax.exporting import bundle, int8, onnx_model, stablehlo
 from diffad_jax.method import train_state
 from diffad_jax.runs import sharding
 from diffad_jax.scoring import scorer
-from tests.runs.test_sharding import random_variables
 from tests.support import helpers
 
 RECIPE = {
@@ -35,7 +34,7 @@ def scorer_of(**changes):
     config = helpers.parsed(evaluate__top_pixels=7, **changes)
     mesh = sharding.data_mesh(jax.devices()[:1])
     everywhere = sharding.replicated(mesh)
-    variables = jax.device_put(random_variables(config), everywhere)
+    variables = jax.device_put(helpers.random_variables(config), everywhere)
     step = jax.device_put(np.zeros((), np.int32), everywhere)
     return scorer.fresh(config, mesh, train_state.TrainState(step, variables, (), variables))
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from diffad_jax.method import diffusion, steps, train_state
-from tests.runs.test_sharding import random_variables
 from tests.support import helpers
 
 SPREAD = 0.5
@@ -92,7 +91,7 @@ def test_all_pictures_teach_where_the_target_is_clean(float64, form):
         train__batch_size=2,
     )
     networks = train_state.define(config.model)
-    variables = jax.tree.map(jnp.asarray, random_variables(config, np.float64))
+    variables = jax.tree.map(jnp.asarray, helpers.random_variables(config, np.float64))
     generator = np.random.default_rng(0)
     clean = generator.random((2, 32, 32, 3))
     mask = np.zeros((2, 32, 32, 1))

@@ -14,20 +14,6 @@ from tests.method import toys
 from tests.support import helpers
 
 
-def random_variables(config, dtype=np.float32):
-    """Weights with no zeros among them, so that every part of the networks matters."""
-    rng = np.random.default_rng(0)
-
-    def fill(path, shape):
-        z = rng.standard_normal(shape.shape)
-        if len(shape.shape) > 1:
-            return (z / np.sqrt(np.prod(shape.shape[:-1]))).astype(dtype)
-        one = path[-1].key in ("scale", "var")
-        return (1 + 0.1 * abs(z) if one else 0.1 * z).astype(dtype)
-
-    return jax.tree_util.tree_map_with_path(fill, helpers.shapes(config.model))
-
-
 def random_batch(i, dtype, count=8):
     rng = np.random.default_rng(100 + i)
     image = rng.random((count, 32, 32, 3))
@@ -41,7 +27,7 @@ def train(devices, config, dtype, count):
     mesh = sharding.data_mesh(devices)
     everywhere = sharding.replicated(mesh)
     networks, optimizer = train_state.define(config.model), optim.optimizer(config, 9)
-    state = jax.device_get(train_state.start(random_variables(config, dtype), optimizer))
+    state = jax.device_get(train_state.start(helpers.random_variables(config, dtype), optimizer))
     states, losses = [state], []
     step = jax.jit(
         functools.partial(steps.train_step, networks=networks, optimizer=optimizer, config=config),

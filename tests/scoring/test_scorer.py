@@ -9,14 +9,14 @@ import pytest
 from diffad_jax.method import train_state
 from diffad_jax.runs import sharding
 from diffad_jax.scoring import scorer
-from tests.runs.test_sharding import configured, random_variables
+from tests.runs.test_sharding import configured
 from tests.support import helpers
 from tests.support.judged import pictures_of, toy_scorer, toy_step, with_images
 
 
 def state(config, mesh):
     """Random weights on the devices; the average is another object of the same values."""
-    variables = jax.device_put(random_variables(config), sharding.replicated(mesh))
+    variables = jax.device_put(helpers.random_variables(config), sharding.replicated(mesh))
     zero = jax.device_put(np.zeros((), np.int32), sharding.replicated(mesh))
     return train_state.TrainState(zero, variables, (), jax.tree.map(lambda x: x + 0, variables))
 

@@ -21,7 +21,6 @@ from diffad_jax.runs import checkpoint, folder, sharding
 from diffad_jax.scoring import identity, scorer, threshold
 from diffad_jax.serving import models, station
 from tests.exporting import test_infer
-from tests.runs.test_sharding import random_variables
 from tests.support import folders, helpers, odd_pictures
 
 STEP = 7
@@ -51,7 +50,8 @@ def run(tmp_path_factory, one_program):
     root = tmp_path_factory.mktemp("run")
     changes = {"model__unet_multipliers": (1,), "data__fit": "pad"}
     config = helpers.parsed(data__root=str(root), data__category="disc", **changes)
-    state = train_state.start(random_variables(config), optim.optimizer(config, total_steps=1))
+    variables = helpers.random_variables(config)
+    state = train_state.start(variables, optim.optimizer(config, total_steps=1))
     folder.claim(root / "run", config)
     with checkpoint.Checkpoints(root / "run") as checkpoints:
         checkpoints.save(STEP, jax.device_put(dataclasses.replace(state, step=np.int32(STEP))))

@@ -26,6 +26,20 @@ def shapes(model: schema.ModelConfig) -> train_state.Variables:
     return jax.eval_shape(lambda: train_state.init_variables(model, jax.random.key(0)))
 
 
+def random_variables(config, dtype=np.float32):
+    """Weights with no zeros among them, so that every part of the networks matters."""
+    rng = np.random.default_rng(0)
+
+    def fill(path, shape):
+        z = rng.standard_normal(shape.shape)
+        if len(shape.shape) > 1:
+            return (z / np.sqrt(np.prod(shape.shape[:-1]))).astype(dtype)
+        one = path[-1].key in ("scale", "var")
+        return (1 + 0.1 * abs(z) if one else 0.1 * z).astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes(config.model))
+
+
 def golden_config(case: str, **changes) -> schema.Config:
     """The configuration that a golden case was computed with."""
     meta = goldens_io.META[case]
