@@ -26,8 +26,9 @@ from absl import app, flags
 
 # Changes of the configuration that is given, one of the recipe's (small, fast). Each arm goes one
 # step from the paper's method to the recipe; what each is for: ARMS.md.
+_UNLIMITED = ("loss.snr_gamma=0",)
 _NOISY = (
-    "data.matched_share=0",
+    *("data.matched_share=0", *_UNLIMITED),
     *("diffusion.train_split=300", "diffusion.train_end=1000"),
     *("evaluate.less_noisy=200", "evaluate.noisier=400"),
 )
@@ -41,6 +42,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "clean": _REPAINT,
     "difference": _ROUGH,
     "noisy": _NOISY,
+    "unlimited": _UNLIMITED,
     "recipe": (),
 }
 COLUMNS = {

@@ -62,6 +62,9 @@ def get_config() -> ml_collections.ConfigDict:
                 # Which pictures teach the U-Net: normal (those without a synthetic anomaly), or
                 # clean (all, and the answer is the picture before its anomaly was painted).
                 "target": "normal",
+                # The signal-to-noise ratio above which little noise gives the U-Net's error no
+                # more weight (Hang et al. 2023). 0: no limit.
+                "snr_gamma": 0.0,
                 "focal_weight": 5.0,
                 "focal_alpha": 0.5,
                 "focal_gamma": 4.0,

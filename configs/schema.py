@@ -116,6 +116,7 @@ class LossConfig:
     """loss = noise + focal_weight * focal + smooth_l1_weight * smooth-L1."""
 
     target: Literal["normal", "clean"]
+    snr_gamma: Weight
     focal_weight: Weight
     focal_alpha: Share
     focal_gamma: Weight

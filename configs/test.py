@@ -19,11 +19,11 @@ def get_config() -> ml_collections.ConfigDict:
     paper = default.get_config()
     for section, key in (
         *(("model", "image_range"), ("model", "prediction"), ("model", "difference")),
-        *(("loss", "target"), ("evaluate", "residual"), ("evaluate", "smoothing")),
-        *(("evaluate", "less_noisy"), ("evaluate", "noisier"), ("data", "matched_share")),
+        *(("evaluate", "residual"), ("evaluate", "smoothing"), ("data", "matched_share")),
+        *(("evaluate", "less_noisy"), ("evaluate", "noisier")),
     ):
         config[section][key] = paper[section][key]
-    config.diffusion = paper.diffusion
+    config.diffusion, config.loss = paper.diffusion, paper.loss
     config.model.image_size = 32
     config.model.unet_multipliers = (1, 1)
     config.model.res_blocks = 1

@@ -114,6 +114,24 @@ def unet_target(
     return unchanged - jnp.sqrt(variance / (1 - a)) / s * change
 
 
+def min_snr(
+    a: Float[Array, "b 1 1 1"], gamma: float, prior: Prior | None
+) -> Float[Array, "b 1 1 1"]:
+    """Factor of the squared error of the U-Net's output that limits what little noise weighs.
+
+    That error is the estimate's, weighted (see `unet_target`) by what grows with the
+    signal-to-noise ratio, without bounds as t goes to 0; here the ratio counts as at most `gamma`
+    (Hang et al. 2023). Without a prior (epsilon) ratio and weight are a / (1 - a), the factor is
+    min(snr, gamma) / snr. Preconditioned the ratio is s^2 / sigma^2, of what the prior leaves open,
+    the weight (1 + snr) / s^2 and the factor (1 + min(snr, gamma)) / (1 + snr).
+    """
+    if prior is None:
+        snr = a / (1 - a)
+        return jnp.minimum(snr, gamma) / snr
+    snr = a / (1 - a) * prior.spread**2
+    return (1 + jnp.minimum(snr, gamma)) / (1 + snr)
+
+
 def _variance(a: Float[Array, "b 1 1 1"], prior: Prior) -> Float[Array, "b 1 1 1"]:
     """Variance of x_t for pictures as the prior says: a (sigma^2 + s^2)."""
     return 1 - a + a * prior.spread**2

@@ -165,7 +165,10 @@ def noise_loss(
     ):
         a = diffusion.alphas_at(config.diffusion, t, x.dtype)
         target = diffusion.unet_target(x, clean, a, noise, prior)
-        errors += losses.noise_errors(predicted, target)
+        error = losses.noise_errors(predicted, target)
+        if config.loss.snr_gamma:
+            error *= diffusion.min_snr(a, config.loss.snr_gamma, prior).reshape(-1)
+        errors += error
     if everything:
         return jnp.mean(errors) / config.train.accumulation_steps
     return losses.normal_mean(errors, batch["label"], normal_count)

@@ -97,6 +97,7 @@ HERE = {
     "diffusion.train_end": (training, 1000, 999, {}),
     "diffusion.guidance_weight": (evaluation, 1.0, 1.25, {}),
     "loss.target": (training, "normal", "clean", {}),
+    "loss.snr_gamma": (training, 0.0, 5.0, {}),
     "loss.focal_weight": (training, 5.0, 4.0, {}),
     "loss.focal_alpha": (training, 0.5, 0.25, {}),
     "loss.focal_gamma": (training, 4.0, 2.0, {}),

@@ -46,6 +46,7 @@ RANGES = {
     "diffusion.train_end": ([0, -1, 300, 1001], [301, 1000]),
     "diffusion.guidance_weight": WEIGHT,
     "loss.target": WORD,
+    "loss.snr_gamma": WEIGHT,
     "loss.focal_weight": WEIGHT,
     "loss.focal_alpha": SHARE,
     "loss.focal_gamma": WEIGHT,

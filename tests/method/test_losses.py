@@ -239,17 +239,27 @@ def numpy_noise_loss(predicted, config, batch, draws):
             sigma2 = (1 - a) / a
             skip, out = s**2 / (sigma2 + s**2), s * np.sqrt(sigma2 / (sigma2 + s**2))
             target = (wanted - mean - skip * (x_t / np.sqrt(a) - mean)) / out
-        errors += np.mean((np.asarray(output) - target) ** 2, axis=(1, 2, 3))
+        error = np.mean((np.asarray(output) - target) ** 2, axis=(1, 2, 3))
+        if gamma := config.loss.snr_gamma:  # the weight of the estimate's error, and its limit
+            floor, scale = (0.0, 1.0) if config.model.prediction == "epsilon" else (s**-2, s**2)
+            precision = a[:, 0, 0, 0] / (1 - a[:, 0, 0, 0])
+            limited = floor + np.minimum(precision, gamma / scale)
+            error *= limited / (floor + precision)
+        errors += error
     taught = np.ones(3) if config.loss.target == "clean" else 1 - unit["label"]
     return (taught * errors).sum() / taught.sum() if taught.sum() else 0.0
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.03])
 @pytest.mark.parametrize("target", ["normal", "clean"])
 @pytest.mark.parametrize("prediction", ["epsilon", "preconditioned"])
 @pytest.mark.parametrize("image_range", ["unit", "signed"])
-def test_noise_loss(float64, image_range, prediction, target):
+def test_noise_loss(float64, image_range, prediction, target, gamma):
     config, said, batch, draws = case(
-        model__image_range=image_range, model__prediction=prediction, loss__target=target
+        model__image_range=image_range,
+        model__prediction=prediction,
+        loss__target=target,
+        loss__snr_gamma=gamma,
     )
     count = jnp.sum(1 - batch["label"])
     prior = toys.variables(np.float64, KNOWN).prior(config.model)
