@@ -4,9 +4,10 @@ r"""The recipe that learns in minutes: the paper's networks at 256 px, for a lar
         --config.data.root=MVTEC --config.data.category=bottle --config.data.textures=TEXTURES
 
 What differs from the paper (default.py), and why: benchmarks/ARMS.md. The U-Net predicts what the
-mean training picture leaves of the picture before an anomaly was painted, of every picture; the
-segmentation network sees the picture and its difference to the reconstruction, which also weighs
-the map; maps are smoothed. Half of the anomalies are as bright and as varied as the picture.
+mean training picture leaves of the picture before an anomaly was painted, of every picture, and is
+not shaken by errors at little noise; the segmentation network sees the picture and its difference
+to the reconstruction, which also weighs the map; maps are smoothed. Half of the anomalies are as
+bright and as varied as the picture.
 
 How long, and what to expect: not measured at this size, no accelerator has been at hand. The same
 recipe at 64 px is `small`. 10,000 steps of 16 pictures were chosen to fit 25 minutes of an H100, if
