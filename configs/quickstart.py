@@ -5,8 +5,7 @@
 How long: 6 to 10 minutes on two CPU cores, installation included. What to expect: image AUROC
 0.999, pixel AUROC 0.997 and AUPRO 0.989 on gear, good pictures repainted to 33 dB. The gear, which
 lies in a fixture, was made so that 220 steps are enough, judged on this test split: it shows that
-the program works, not how good the method is. See
-benchmarks/RESULTS.md.
+the program works, not how good the method is. See benchmarks/RESULTS.md.
 """
 
 import ml_collections
