@@ -248,17 +248,22 @@ def check_key(name: str) -> None:
         raise UserError(f"config key {name} is a section: give one of its keys, {keys}")
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a nested dict by dotted key, tuples as the lists that a JSON file has."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Dotted keys whose values differ between two nested dicts, as 'key: old -> new' lines."""
-    lines = []
-    for key in sorted(set(old) | set(new)):
-        # A tuple is a list once it has been in a JSON file.
-        a, b = (list(v) if isinstance(v, tuple) else v for v in (old.get(key), new.get(key)))
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += difference(a, b, f"{prefix}{key}.")
-        elif a != b:
-            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
-    return lines
+    a, b = flat(old), flat(new)
+    keys = sorted(key for key in a | b if a.get(key) != b.get(key))
+    return [f"{key}: {a.get(key)!r} -> {b.get(key)!r}" for key in keys]
 
 
 def _build(cls, values: Mapping[str, Any], prefix: str):

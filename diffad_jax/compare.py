@@ -2,9 +2,11 @@
 
 A run is the folder of one category. Runs of several categories form a table with a row a category
 and their mean; several runs of one category compete in it, the best numbers in bold. What a run was
-scored with is read from its metrics.json, where the numbers are: its config.json may be newer.
+scored with is read from its metrics.json, where the numbers are: its config.json may be newer, and
+says what the weights were trained with, which stays as it was.
 """
 
+import itertools
 import json
 import logging
 import math
@@ -20,6 +22,7 @@ from configs.schema import MEASURES
 from diffad_jax.reporting import tables
 from diffad_jax.reporting.tables import Entry, Line
 from diffad_jax.runs import files
+from diffad_jax.runs.folder import trained_with
 from diffad_jax.scoring import metrics
 from diffad_jax.scoring.identity import Identity
 
@@ -97,9 +100,8 @@ def read(folder: epath.Path) -> Entry | None:
     wrong = [key for key in MEASURES if not isinstance(values.get(key), float | int | None)]
     if wrong:
         raise UserError(f"{newest}: {wrong[0]} is {values[wrong[0]]!r}, not a number")
-    return Entry(
-        workdir=folder, identity=_identity(values.pop("identity", None), newest), values=values
-    )
+    made = _identity(values.pop("identity", None), newest)
+    return Entry(folder, values, made, trained=trained_with(folder))
 
 
 def tabulate(entries: Sequence[Entry]) -> tuple[list[Line], list[str]]:
@@ -115,7 +117,7 @@ def tabulate(entries: Sequence[Entry]) -> tuple[list[Line], list[str]]:
     notes, comparable = differences(ranked), True
     for category in sorted({_category(entry) for entry in entries}):
         inside = [(entry, name) for entry, name in ranked if _category(entry) == category]
-        same = len(_by_value(inside, "pictures")) == 1
+        same = len({entry.identity.pictures for entry, _ in inside}) == 1
         comparable &= same
         rows = [(entry.values, name, entry) for entry, name in inside]
         lines += _competing(category, rows, MEASURES if same else ())
@@ -147,24 +149,26 @@ def _means(named: Sequence[tuple[Entry, str]], comparable: bool) -> tuple[list[L
 
 
 def differences(named: Sequence[tuple[Entry, str]]) -> list[str]:
-    """What keeps the numbers of runs from being comparable: other settings, other pictures.
+    """In what runs differ, and what keeps their numbers from being comparable.
 
-    Seeds and steps may differ: runs are compared to see what these do.
+    Seeds and steps are not told: each run's line names them.
     """
+    scored = [tables.made_with(entry.identity) for entry, _ in named]
+    trained = [entry.trained for entry, _ in named]
     notes = []
-    for key in tables.made_with(named[0][0].identity):
-        if key in ("seed", "step", "pictures"):
-            continue
-        runs = _by_value(named, key)
-        if len(runs) > 1:
-            ways = "; ".join(f"{value} in {_listed(names)}" for value, names in runs.items())
-            notes.append(f"scored differently, {key}: {ways}")
+    for kind, settings, told in (
+        ("scored", scored, ("seed", "step", "pictures")),
+        ("trained", trained, ("seed",)),
+    ):
+        for key in dict.fromkeys(itertools.chain(*settings)):
+            ways = _ways(named, [str(values.get(key)) for values in settings])
+            if len(ways) > 1 and key not in told:
+                notes.append(f"{kind} differently, {key}: {'; '.join(ways)}")
     for category in dict.fromkeys(_category(entry) for entry, _ in named):
         inside = [(entry, name) for entry, name in named if _category(entry) == category]
-        runs = _by_value(inside, "pictures")
-        if len(runs) > 1:
-            ways = "; ".join(f"{value} in {_listed(names)}" for value, names in runs.items())
-            notes.append(f"the runs of {category} judged different pictures: {ways}")
+        ways = _ways(inside, [entry.identity.pictures for entry, _ in inside])
+        if len(ways) > 1:
+            notes.append(f"the runs of {category} judged different pictures: {'; '.join(ways)}")
     return notes
 
 
@@ -201,21 +205,20 @@ def _category(entry: Entry) -> str:
     return entry.identity.category
 
 
-def _by_value(named: Sequence[tuple[Entry, str]], key: str) -> dict[str, list[str]]:
-    """The runs that have each value of something in `tables.made_with`, once each.
+def _ways(named: Sequence[tuple[Entry, str]], values: Sequence[str]) -> list[str]:
+    """'VALUE in RUNS' for each of the values; `values` are those of the runs, in their order.
 
-    A run that has it in all categories goes by its name, else by category and name.
+    A run that has the same value in all categories goes by its name, else by category and name.
     """
-    found = [(entry, name, tables.made_with(entry.identity)[key]) for entry, name in named]
-    values: dict[str, set[str]] = {}
-    for _, name, value in found:
-        values.setdefault(name, set()).add(value)
+    of_name: dict[str, set[str]] = {}
+    for (_, name), value in zip(named, values, strict=True):
+        of_name.setdefault(name, set()).add(value)
     runs: dict[str, dict[str, None]] = {}
-    for entry, name, value in found:
-        alike = name and len(values[name]) == 1
+    for (entry, name), value in zip(named, values, strict=True):
+        alike = name and len(of_name[name]) == 1
         label = name if alike else f"{_category(entry)} {name}".strip()
         runs.setdefault(value, {})[label] = None
-    return {value: list(labels) for value, labels in runs.items()}
+    return [f"{value} in {_listed(list(labels))}" for value, labels in runs.items()]
 
 
 def _listed(names: Sequence[str]) -> str:

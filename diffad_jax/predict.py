@@ -75,7 +75,7 @@ from diffad_jax.predicting.parts import Parts
 from diffad_jax.predicting.predictor import Predictor
 from diffad_jax.predicting.results import Prediction
 from diffad_jax.runs import lock
-from diffad_jax.scoring.identity import SETTINGS, value_of
+from diffad_jax.scoring import identity
 from input_pipeline.folders import listing
 from input_pipeline.on_disk import is_remote
 
@@ -193,7 +193,7 @@ def _about(model: Predictor, pattern: str | os.PathLike, maps: str) -> dict[str,
         "threshold": model.threshold,
         "pixel_threshold": model.pixel_threshold,
         "slope": model.slope,
-        "settings": {key: value_of(model.config.to_dict(), key) for key in SETTINGS},
+        "settings": identity.settings(model.config),
         "tile_overlap": model.config.predict.tile_overlap,
         "maps": maps,
     }

@@ -11,6 +11,7 @@ import urllib.parse
 import pytest
 from etils import epath
 
+from configs import default
 from configs.schema import MEASURES
 from diffad_jax import compare
 from diffad_jax.scoring.identity import identify
@@ -21,14 +22,14 @@ KEYS = list(MEASURES)
 PICTURES = "0123456789ab"
 
 
-def make(folder, category, *steps, settings=None, pictures=PICTURES, **changes):
+def make(folder, category, *steps, settings=None, trained=None, pictures=PICTURES, **changes):
     """A run with an evaluation at each step; the numbers of a later one are higher.
 
-    settings: what it was scored with, other than the rest.
+    settings, trained: what it was scored and trained with, other than the rest.
     """
     folder.mkdir(parents=True)
     # What a run's configuration says today is not what it was scored with.
-    config = {"data": {"category": "other"}, "evaluate": {"weights": "other"}}
+    config = {"data": {"category": "other"}, "evaluate": {"weights": "other"}} | (trained or {})
     (folder / "config.json").write_text(json.dumps(config))
     for step in steps:
         scored = helpers.parsed(data__category=category, **settings or {})
@@ -245,6 +246,30 @@ def test_runs_on_different_pictures_do_not_compete(tmp_path):
     assert not any(note.startswith("- the runs of bottle") for note in remarks)
     bold = {tuple(row[:2]) for row in rows[1:] if "*" in "".join(row[2:])}
     assert bold == {("bottle", "c")}  # nor do the means over them
+
+
+def test_what_runs_were_trained_with_is_told_where_it_differs(tmp_path):
+    old = {"train": {"steps": 9}, "data": {"root": "elsewhere"}, "seed": 7}  # before the new keys
+    new = {"loss": {"snr_gamma": 5.0}, "model": {"attention_widths": [16, 8], "remat": "norms"}}
+    for category in ("bottle", "grid"):
+        make(tmp_path / "old" / category, category, 10, trained=old)
+        make(tmp_path / "new" / category, category, 10, trained=new)
+    make(tmp_path / "old" / "nut", "nut", 10, trained=old | {"loss": {"snr_gamma": 2.0}})
+    compare.run([tmp_path])
+    _, remarks = markdown(tmp_path)
+    widths = list(default.get_config().model.attention_widths)
+    assert [remark.replace("\\", "") for remark in remarks[:3]] == [
+        "- trained differently, loss.snr_gamma: 5.0 in new; 0.0 in bottle old, grid old; "
+        "2.0 in nut old",
+        f"- trained differently, model.attention_widths: [16, 8] in new; {widths} in old",
+        "- the mean of new is over 2 of 3 categories",
+    ]
+
+
+def test_a_configuration_that_is_none_is_named(tmp_path):
+    (make(tmp_path / "a", "a", 10) / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a/config\.json is not a configuration: "):
+        compare.run([tmp_path])
 
 
 def test_a_run_that_differs_in_one_category_is_named_with_it(tmp_path):

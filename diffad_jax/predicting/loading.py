@@ -11,11 +11,10 @@ from etils import epath
 import diffad_jax
 from configs import stored
 from configs.errors import UserError
-from configs.schema import Config
+from configs.schema import Config, flat
 from diffad_jax.predicting.predictor import Predictor
 from diffad_jax.runs import folder, sharding
 from diffad_jax.scoring import scorer
-from diffad_jax.scoring.identity import value_of
 from diffad_jax.scoring.scorer import Judge
 from diffad_jax.scoring.threshold import Threshold, read
 
@@ -141,7 +140,8 @@ def _config(
             values.model.attention = "xla"  # the other kernel knows no other precision
         config = folder.parsed(workdir, values)
     else:
-        wanted |= {key: value_of(config.to_dict(), key) for key in settings}
+        own = flat(config.to_dict())
+        wanted |= {key: own[key] for key in settings}
     for key, value in settings.items():
         if must_fit and key in wanted and wanted[key] != value:
             raise UserError(

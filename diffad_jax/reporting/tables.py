@@ -60,12 +60,13 @@ class Entry:
     """A run's newest evaluation.
 
     values: the numbers as its metrics.json has them, None where not defined; identity: what they
-    were made with, from there too.
+    were made with, from there too; trained: what the weights depend on, by dotted key.
     """
 
     workdir: epath.Path
     values: Mapping[str, float | None]
     identity: Identity
+    trained: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

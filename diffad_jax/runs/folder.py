@@ -17,13 +17,14 @@ WORKDIR/eval/STEP/                      metrics.json, scores.csv, reference.json
 
 import json
 import logging
+from typing import Any
 
 import ml_collections
 from etils import epath
 
 from configs import stored
 from configs.errors import UserError
-from configs.schema import Config, difference, parse
+from configs.schema import Config, difference, flat, parse
 from diffad_jax.runs.files import write
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,16 @@ def changes(workdir: epath.PathLike, config: Config, free: tuple[str, ...]) -> l
     """What is different from the run's configuration, without what is free to change."""
     lines = difference(stored.read(workdir), config.to_dict())
     return [line for line in lines if not line.startswith(free)]
+
+
+def trained_with(workdir: epath.PathLike) -> dict[str, Any]:
+    """What the run's weights depend on, by dotted key: all that must stay as it was to resume.
+
+    Raises:
+      UserError: as `stored.read`.
+    """
+    values = flat(stored.read(workdir))
+    return {key: value for key, value in values.items() if not key.startswith(FREE_IN_TRAINING)}
 
 
 def has_checkpoint(workdir: epath.PathLike) -> bool:

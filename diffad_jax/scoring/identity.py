@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import diffad_jax
-from configs.schema import Config
+from configs.schema import Config, flat
 
 # The keys of the configuration that decide a score, once the model is trained. (What the model is
 # made of is the run's own: `runs.folder.check_model`.)
@@ -62,13 +62,11 @@ class Identity:
 
 def identify(config: Config, step: int, pictures: str) -> Identity:
     """The identity of scores of a configuration, at a checkpoint's step, on these pictures."""
-    settings = {key: value_of(config.to_dict(), key) for key in SETTINGS}
-    return Identity(config.data.category, pictures, step, diffad_jax.__version__, settings)
+    made_by = diffad_jax.__version__
+    return Identity(config.data.category, pictures, step, made_by, settings(config))
 
 
-def value_of(values: Mapping[str, Any], key: str) -> Value:
-    """The value at a dotted key of a nested mapping."""
-    inner: Any = values
-    for part in key.split("."):
-        inner = inner[part]
-    return inner
+def settings(config: Config) -> dict[str, Value]:
+    """The values of SETTINGS."""
+    values = flat(config.to_dict())
+    return {key: values[key] for key in SETTINGS}
