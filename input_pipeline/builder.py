@@ -99,6 +99,13 @@ class PicturesConfig(tfds.core.BuilderConfig):
         return f"{plain}-{image_size}-{resize}-{fit}-"
 
 
+class _Info(tfds.core.DatasetInfo):
+    """What TFDS knows of a set."""
+
+    def initialize_from_bucket(self) -> None:
+        """Not from there: nobody else has these pictures, and each look leaves a folder in /tmp."""
+
+
 class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
     """Pictures of any layout, decoded to 8-bit RGB and resized to a square."""
 
@@ -127,7 +134,7 @@ class AnomalyPictures(tfds.core.GeneratorBasedBuilder):
                 "label": np.int32,
                 "defect": tfds.features.Text(),
             }
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description=layout.description,
             citation=layout.citation,

@@ -51,6 +51,13 @@ def test_every_row_of_the_table_is_a_config_with_what_tfds_shows():
             assert info.redistribution_info.license == row.licence
 
 
+def test_nothing_is_left_among_the_temporary_files(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    load(root)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_tfds_load_reads_what_the_program_prepared(root):
     category = load(root)
     (name,) = (
