@@ -1,20 +1,23 @@
 """Both steps, at the paper's full size, lower for the accelerators that this machine lacks."""
 
 import functools
+import gc
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import export
 
 from configs import default
 from diffad_jax.method import jitted, optim, train_state
-from diffad_jax.runs import checkpoint, sharding
+from diffad_jax.runs import checkpoint, profiling, sharding
 from tests.support import helpers
 
 PLATFORMS = ("tpu", "cuda")
 CONFIG = helpers.parsed(default, model__compute_dtype="bfloat16", model__remat="norms")
+EMPTY = train_state.TrainState((), train_state.Variables((), ()), (), train_state.Variables((), ()))
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +75,32 @@ def test_an_option_that_xla_no_longer_has_is_not_given():
     with mock.patch.object(jitted, "STEPS", nothing | jitted.ONCE):
         config = helpers.parsed()
         assert jitted.compiler_options(config.train, sharding.data_mesh()) == jitted.ONCE
+
+
+@pytest.mark.parametrize("peak", [None, 1e12])
+def test_operations_are_counted_where_there_is_a_peak_to_compare_with(mesh, monkeypatch, peak):
+    seen = []
+
+    @jax.jit
+    def step(state, batch, key):
+        seen.append(gc.isenabled())
+        return state, {"loss": batch["image"].sum() + jax.random.uniform(key)}
+
+    config, key = helpers.parsed(train__batch_size=8), jax.random.key(0)
+    monkeypatch.setattr(profiling, "peak_flops", lambda kind: peak)
+    monkeypatch.setattr(jitted, "step_flops", lambda of: 42.0 if of is config else None)
+    compiled, flops = jitted.compile_step(step, config, EMPTY, key, mesh)
+    assert flops == (None if peak is None else 42.0)
+    shapes = jitted.batch_shapes(config).items()
+    batch = {name: sharding.share(np.zeros(shape, np.float32), mesh) for name, shape in shapes}
+    assert compiled(EMPTY, batch, key)[1]["loss"] == jax.random.uniform(key)
+    assert seen == [False] and gc.isenabled()
+
+
+def test_garbage_is_looked_for_again_after_a_step_that_cannot_be_compiled(mesh):
+    def step(state, batch, key):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        jitted.compile_step(jax.jit(step), helpers.parsed(), EMPTY, jax.random.key(0), mesh)
+    assert gc.isenabled()
