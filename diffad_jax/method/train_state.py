@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from configs.schema import Config, ModelConfig
 from diffad_jax.method.diffusion import Prior, to_network
+from diffad_jax.models.layers import RandomKeys
 from diffad_jax.models.segmentation import SegmentationNet
 from diffad_jax.models.unet import UNet
 
@@ -72,16 +73,16 @@ class TrainState:
 @functools.cache  # tracing both takes seconds
 def define(config: ModelConfig) -> Networks:
     """Structure of the networks; allocates nothing."""
-    unet = nnx.eval_shape(lambda: UNet(config, rngs=nnx.Rngs(0)))
-    segmentation = nnx.eval_shape(lambda: SegmentationNet(config, rngs=nnx.Rngs(0)))
+    unet = nnx.eval_shape(lambda: UNet(config, rngs=RandomKeys(0)))
+    segmentation = nnx.eval_shape(lambda: SegmentationNet(config, rngs=RandomKeys(0)))
     return Networks(nnx.graphdef(unet), nnx.graphdef(segmentation))
 
 
 def init_variables(config: ModelConfig, key: Array) -> Variables:
     """Freshly initialised arrays of both networks."""
     keys = jax.random.split(jax.random.fold_in(key, INIT))
-    unet = nnx.state(UNet(config, rngs=nnx.Rngs(keys[0])), nnx.Param)
-    segmentation = SegmentationNet(config, rngs=nnx.Rngs(keys[1]))
+    unet = nnx.state(UNet(config, rngs=RandomKeys(keys[0])), nnx.Param)
+    segmentation = SegmentationNet(config, rngs=RandomKeys(keys[1]))
     params, batch_stats = nnx.state(segmentation, nnx.Param, nnx.BatchStat)
     statistics = {"segmentation": nnx.to_pure_dict(batch_stats)}
     if config.prediction == "preconditioned":

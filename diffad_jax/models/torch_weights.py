@@ -12,6 +12,7 @@ from flax import nnx
 
 from configs.errors import UserError
 from configs.schema import ModelConfig
+from diffad_jax.models.layers import RandomKeys
 from diffad_jax.models.segmentation import SegmentationNet
 from diffad_jax.models.unet import UNet
 
@@ -108,12 +109,12 @@ def to_torch(
 
 @functools.cache  # tracing a network takes a second
 def _unet_tensors(config: ModelConfig) -> list[_Tensor]:
-    return list(_tensors(lambda: UNet(config, rngs=nnx.Rngs(0)), UNET_NAMES))
+    return list(_tensors(lambda: UNet(config, rngs=RandomKeys(0)), UNET_NAMES))
 
 
 @functools.cache
 def _segmentation_tensors(config: ModelConfig) -> list[_Tensor]:
-    return list(_tensors(lambda: SegmentationNet(config, rngs=nnx.Rngs(0)), SEGMENTATION_NAMES))
+    return list(_tensors(lambda: SegmentationNet(config, rngs=RandomKeys(0)), SEGMENTATION_NAMES))
 
 
 def _tensors(build: Callable[[], nnx.Module], names: Mapping[str, str]) -> Iterator[_Tensor]:

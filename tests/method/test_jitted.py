@@ -104,3 +104,15 @@ def test_garbage_is_looked_for_again_after_a_step_that_cannot_be_compiled(mesh):
     with pytest.raises(ZeroDivisionError):
         jitted.compile_step(jax.jit(step), helpers.parsed(), EMPTY, jax.random.key(0), mesh)
     assert gc.isenabled()
+
+
+def test_nothing_asks_a_traced_value_for_its_sharding(mesh, monkeypatch):
+    """Each time, JAX would search the whole program for where the value is from."""
+
+    def asked(self):
+        raise AssertionError
+
+    monkeypatch.setattr(jax.core.Tracer, "sharding", property(asked))
+    config = helpers.parsed(train__batch_size=8)
+    train_state.define.cache_clear()
+    jitted.lower_train_step(optim.optimizer(config, 9), config, mesh)

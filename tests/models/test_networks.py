@@ -1,6 +1,7 @@
 """What the two networks promise: precision, memory, draws, initial values."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 from configs import schema, test
+from diffad_jax.models.layers import RandomKeys
 from diffad_jax.models.segmentation import DoubleConv, SegmentationNet, double_aligned
 from diffad_jax.models.unet import Attention, UNet
 from tests.support.networks import assert_close, graph
@@ -223,3 +225,15 @@ def test_initial_values():
             largest = float(jnp.abs(values).max()) * np.sqrt(fan_in)
             assert 0.8 < largest <= 1.0
         np.testing.assert_allclose(float(layer["kernel"].std()), (3 * fan_in) ** -0.5, rtol=0.03)
+
+
+@pytest.mark.parametrize("seed", [7, jax.random.key(7)])
+def test_networks_are_built_with_the_keys_that_flax_would_give(seed):
+    def drawn(kind, seed):
+        rngs = kind(seed)
+        return [jax.random.key_data(key) for key in (rngs.params(), rngs(), rngs.params())]
+
+    expected = drawn(nnx.Rngs, seed)
+    np.testing.assert_array_equal(drawn(RandomKeys, seed), expected)
+    traced = jax.jit(functools.partial(drawn, RandomKeys))(jax.random.key(7))
+    np.testing.assert_array_equal(traced, expected)
