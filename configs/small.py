@@ -8,8 +8,8 @@ hundreds of steps, and less noise: see the time steps below, which other picture
 (128 px: 175, 928, 106 and 262, computed and not tried).
 
 How long: 1000 steps of 0.9 s on two CPU cores, 15 minutes, and the evaluations. What to expect on
-MVTec AD's bottle and grid: image AUROC 0.96 and 0.99 after 250 of them (another seed of grid has
-0.96), 0.98 and above 0.99 after 1000 (one seed; benchmarks/RECIPE.md).
+MVTec AD's bottle and grid: image AUROC 0.96 to 0.97 and 0.96 to 0.99 after 250 of them (two and
+three seeds), 0.98 and above 0.99 after 1000 (one seed; benchmarks/RECIPE.md).
 """
 
 import ml_collections
