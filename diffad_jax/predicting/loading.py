@@ -11,7 +11,8 @@ from etils import epath
 import diffad_jax
 from configs import stored
 from configs.errors import UserError
-from configs.schema import Config, flat
+from configs.nested import flat
+from configs.schema import Config
 from diffad_jax.predicting.predictor import Predictor
 from diffad_jax.runs import folder, sharding
 from diffad_jax.scoring import scorer

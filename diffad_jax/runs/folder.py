@@ -24,7 +24,8 @@ from etils import epath
 
 from configs import stored
 from configs.errors import UserError
-from configs.schema import Config, difference, flat, parse
+from configs.nested import difference, flat
+from configs.schema import Config, parse
 from diffad_jax.runs.files import write
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import diffad_jax
-from configs.schema import Config, flat
+from configs.nested import flat
+from configs.schema import Config
 
 # The keys of the configuration that decide a score, once the model is trained. (What the model is
 # made of is the run's own: `runs.folder.check_model`.)

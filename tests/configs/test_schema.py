@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default, fast, quickstart, rules, schema, small, test
+from configs import default, fast, nested, quickstart, rules, schema, small, test
 from configs.errors import UserError
 from diffad_jax.method import optim
 from tests.support import goldens_io, helpers
@@ -174,8 +174,8 @@ def test_only_a_near_key_is_suggested():
 
 def test_difference_names_dotted_keys():
     old, new = helpers.parsed().to_dict(), helpers.parsed(model__heads=2, train__steps=9).to_dict()
-    assert schema.difference(old, new) == ["model.heads: 4 -> 2", "train.steps: 6 -> 9"]
-    assert schema.difference(old, old) == []
+    assert nested.difference(old, new) == ["model.heads: 4 -> 2", "train.steps: 6 -> 9"]
+    assert nested.difference(old, old) == []
 
 
 def rates(steps, total, **changes):
