@@ -60,7 +60,7 @@ class Entry:
     """A run's newest evaluation.
 
     values: the numbers as its metrics.json has them, None where not defined; identity: what they
-    were made with, from there too; trained: what the weights depend on, by dotted key.
+    were made with, from there too; trained: what the run was trained with, by dotted key.
     """
 
     workdir: epath.Path

@@ -105,7 +105,9 @@ def changes(workdir: epath.PathLike, config: Config, free: tuple[str, ...]) -> l
 
 
 def trained_with(workdir: epath.PathLike) -> dict[str, Any]:
-    """What the run's weights depend on, by dotted key: all that must stay as it was to resume.
+    """What a run was trained with, by dotted key: all that must stay as it was to resume.
+
+    Its length is not in it, which a run may change.
 
     Raises:
       UserError: as `stored.read`.

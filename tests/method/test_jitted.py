@@ -1,4 +1,4 @@
-"""Both steps, at the paper's full size, lower for the accelerators that this machine lacks."""
+"""The steps as they are compiled, and lowered at full size for accelerators that are not here."""
 
 import functools
 import gc
