@@ -8,6 +8,7 @@ import collections
 import functools
 import gc
 import pathlib
+import re
 import sys
 
 import pytest
@@ -150,6 +151,22 @@ def test_files_and_folders_stay_small():
     ]
     counts = collections.Counter(file.parent for file in FILES)
     violations += [f"{place}: {count} files" for place, count in counts.items() if count > 12]
+    assert not violations, listed(violations)
+
+
+def test_what_a_docstring_names_is_there():
+    words = collections.defaultdict(set)
+    for file in FILES:
+        words[file.stem] |= set(re.findall(r"\w+", (ROOT / file).read_text()))
+    words["py"] = set(words)  # `layers.py`, too
+    violations = []
+    for file in FILES:
+        for module, name in re.findall(r"`(\w+)\.(\w+)[`(]", (ROOT / file).read_text()):
+            if name == "py":
+                module, name = name, module
+            # `train.deterministic` is a key, of configs/schema.py.
+            if module in words and name not in words[module] | words["schema"]:
+                violations.append(f"{file}: {module}.{name}")
     assert not violations, listed(violations)
 
 

@@ -1,7 +1,7 @@
-"""The diffusion U-Net: predicts the noise in a picture at a time step. NHWC.
+"""The diffusion U-Net: its output at a time step tells the picture without its noise. NHWC.
 
-The lists `down`, `middle` and `up` nest as the authors' module lists do, so that `convert.py` can
-name every tensor by a table.
+The lists `down`, `middle` and `up` nest as the authors' module lists do, so that `torch_weights`
+can name every tensor by a table.
 """
 
 import math
@@ -134,7 +134,7 @@ class Attention(nnx.Module):
 
 
 class UNet(nnx.Module):
-    """Noise prediction e = U(x_t, t). Only `nnx.Param`, no statistics."""
+    """F = U(x, t), of which `diffusion.predict_start` makes a picture. Only `nnx.Param`."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         base, dtype = config.unet_base, compute_dtype(config)
@@ -160,15 +160,16 @@ class UNet(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w 3"], t: Int[Array, " b"], *, key=None
     ) -> Float[Array, "b h w 3"]:
-        """The noise in `x`.
+        """What `diffusion.predict_start` calls F: the noise (epsilon), or the preconditioned form.
 
         Args:
-          x: noised pictures, NHWC; height and width divisible by 2^(levels - 1).
+          x: `diffusion.unet_input` of noised pictures, NHWC; height and width divisible by
+            2^(levels - 1).
           t: 0-indexed time steps.
           key: a jax key for the dropout of the res blocks; none, no dropout.
 
         Returns:
-          The predicted noise, in at least float32.
+          F, in at least float32.
         """
         features = time_features(t, self.base, wide(x.dtype))
         embedding = self.time2(nnx.silu(self.time1(features)))

@@ -14,7 +14,7 @@ Stamp = tuple[int, int]  # a file's size in bytes and its time of change in ns
 
 
 class Journal:
-    """The tables of `results.Tables`, which grow as pictures come, and survive whatever ends this.
+    """The tables of `results.TABLES`, which grow as pictures come, and survive whatever ends this.
 
     A line of predictions.jsonl says that a file was judged, and which: it has two more keys, size
     and mtime_ns. A line is there whole or not at all, and predictions.csv follows it.
