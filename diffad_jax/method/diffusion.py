@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from configs.schema import DiffusionConfig, ModelConfig
+from diffad_jax.models.layers import wide
 
 COSINE_OFFSET = 0.008
 MAX_BETA = 0.999
@@ -39,7 +40,7 @@ def cumulative_alphas(config: DiffusionConfig) -> Float[np.ndarray, " t"]:
 
 def alphas_at(config: DiffusionConfig, t: Int[Array, " b"], dtype) -> Float[Array, "b 1 1 1"]:
     """a_t of each picture's time step, ready to broadcast over NHWC."""
-    table = jnp.asarray(cumulative_alphas(config), jnp.promote_types(dtype, jnp.float32))
+    table = jnp.asarray(cumulative_alphas(config), wide(dtype))
     return table[t][:, None, None, None]
 
 

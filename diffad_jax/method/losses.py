@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from configs.schema import LossConfig
+from diffad_jax.models.layers import at_least_float32
 
 LOG_FLOOR = -100.0  # PyTorch's binary cross entropy clamps its logarithms there
 
@@ -12,7 +13,8 @@ def noise_errors(
     predicted: Float[Array, "b h w c"], target: Float[Array, "b h w c"]
 ) -> Float[Array, " b"]:
     """Mean squared error of the U-Net's output for each picture."""
-    return jnp.mean(jnp.square(_wide(predicted) - _wide(target)), axis=(1, 2, 3))
+    error = at_least_float32(predicted) - at_least_float32(target)
+    return jnp.mean(jnp.square(error), axis=(1, 2, 3))
 
 
 def normal_mean(
@@ -34,7 +36,7 @@ def focal(
 
     alpha is a plain factor (not a class weight). Lin et al. 2017, with soft masks allowed.
     """
-    p, y = _wide(probability), _wide(mask)
+    p, y = at_least_float32(probability), at_least_float32(mask)
     entropy = -(y * _log(p) + (1 - y) * _log(1 - p))
     missed = 1 - jnp.exp(-entropy)
     # At 0 a power below 1 has no finite slope: with gamma 0, a NaN for a right answer.
@@ -47,13 +49,9 @@ def smooth_l1(
     probability: Float[Array, "b h w 1"], mask: Float[Array, "b h w 1"], beta: float
 ) -> Float[Array, ""]:
     """Mean Huber-like loss: d^2 / (2 beta) where |d| < beta, else |d| - beta / 2."""
-    distance = jnp.abs(_wide(probability) - _wide(mask))
+    distance = jnp.abs(at_least_float32(probability) - at_least_float32(mask))
     squared = 0.5 * jnp.square(distance) / beta
     return jnp.mean(jnp.where(distance < beta, squared, distance - 0.5 * beta))
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _log(p: Array) -> Array:
