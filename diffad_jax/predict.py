@@ -25,9 +25,10 @@ folder, or as the list has it:
     maps/NAME.png       16-bit grey of the picture's own size: anomaly in [0, 1] = value / 65535;
                         maps/NAME.npy, float32[h,w], with --maps=npy; with --maps=none neither
                         these nor overlays
-    overlays/NAME.png   the map in colours over the grey picture, and the boxes. The colours are the
-                        same in all pictures: dark at 0, the middle one at the threshold of pixels,
-                        the brightest at twice that (at 1 where there is no threshold)
+    overlays/NAME.png   the map in colours over the grey picture, and, but for a good one, the
+                        boxes. The colours are the same in all pictures: dark at 0, the middle one
+                        at the threshold of pixels, the brightest at twice that (at 1 where there is
+                        no threshold)
 
 All of it lies in the folder DIR/predictions.partial until all pictures are done; only then does it
 take the place of what an earlier run wrote, the tables last. A run that dies leaves the earlier
@@ -225,4 +226,5 @@ def _row(
     row = writing.judged(source.name, result, model.threshold, result.confidence)
     if maps == "none":
         return row
-    return row | writing.write_maps(folder, source, picture, result, model.pixel_threshold, maps)
+    pixel = model.pixel_threshold
+    return row | writing.write_maps(folder, source, picture, result, row["verdict"], pixel, maps)

@@ -65,6 +65,7 @@ def write_maps(
     source: Source,
     picture: UInt8[np.ndarray, "h w 3"],
     found: Found,
+    verdict: str | None,
     pixel_threshold: float | None,
     kind: str = "png",
 ) -> dict[str, str]:
@@ -74,16 +75,20 @@ def write_maps(
         "overlay": f"overlays/{source.output('.png')}",
     }
     files.write(epath.Path(folder) / paths["map"], _encoded(found.anomaly_map, kind))
-    drawn = marked(picture, found, pixel_threshold)
+    drawn = marked(picture, found, verdict, pixel_threshold)
     files.write(epath.Path(folder) / paths["overlay"], _png(drawn))
     return paths
 
 
 def marked(
-    picture: UInt8[np.ndarray, "h w 3"], found: Found, pixel_threshold: float | None
+    picture: UInt8[np.ndarray, "h w 3"],
+    found: Found,
+    verdict: str | None,
+    pixel_threshold: float | None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The map in colours over the picture, and a frame around each box."""
-    corners = [(box.x, box.y, box.width, box.height) for box in found.boxes]
+    """The map in colours over the picture, and a frame around each box of what is not good."""
+    boxes = () if verdict == "good" else found.boxes
+    corners = [(box.x, box.y, box.width, box.height) for box in boxes]
     drawn = drawing.overlay(picture, found.anomaly_map, drawing.full_scale(pixel_threshold))
     return drawing.frames(drawn, corners)
 

@@ -150,7 +150,8 @@ class App:
             return _png(drawing.levels(found.anomaly_map, self._scale))
         if view == "reconstruction":
             return _png(found.reconstruction)
-        return _png(writing.marked(served.read(data, "it"), found, served.pixel_threshold))
+        picture, verdict = served.read(data, "it"), part.row["verdict"]
+        return _png(writing.marked(picture, found, verdict, served.pixel_threshold))
 
     def _browsable(self, data: bytes) -> Response:
         kind = formats.known(data)

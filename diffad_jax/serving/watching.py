@@ -196,10 +196,11 @@ class Watcher(events.FileSystemEventHandler):
         if error := future.exception():
             raise RuntimeError("the station has failed") from error
         part, served = future.result(), self._station.served
-        if part.row["error"] or part.finding is None:
+        found, verdict = part.finding, part.row["verdict"]
+        if part.row["error"] or found is None:
             return part.row
         picture, pixel = served.read(content, source.name), served.pixel_threshold
-        return part.row | writing.write_maps(self._output, source, picture, part.finding, pixel)
+        return part.row | writing.write_maps(self._output, source, picture, found, verdict, pixel)
 
     def _finish(self, seen: _Seen, content: bytes | str, line: Callable, job: Future) -> None:
         """Write a picture's line; wait while the disk is full."""

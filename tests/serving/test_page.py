@@ -260,11 +260,21 @@ def test_the_overlay_is_that_of_the_report(shared, visit):
     part = shared.judge(0.7)
     text(page, "#name", part["name"])
     until(page, "!loading && $('overlay').width === 96")
-    seen = page.evaluate("[...$('overlay').getContext('2d').getImageData(0, 0, 96, 64).data]")
+    seen = page.evaluate(
+        """() => { const pen = canvas(make('canvas'), 96, 64);
+        for (const layer of ['overlay', 'frames']) pen.drawImage($(layer), 0, 0);
+        return [...pen.getImageData(0, 0, 96, 64).data] }"""
+    )
     seen = np.reshape(seen, (HEIGHT, WIDTH, 4))[..., :3]
     with urllib.request.urlopen(urllib.parse.urljoin(shared.url, part["overlay"])) as answer:
         expected = np.asarray(Image.open(io.BytesIO(answer.read()))).astype(int)
     assert np.abs(seen - expected).max() <= 2
+    for threshold, hidden in (("0.9", "true"), ("0.6", "false")):  # a good part has no frames
+        page.evaluate(f"attempt('{threshold}')")
+        until(page, f"$('frames').hidden === {hidden}")
+    page.evaluate("attempt('')")
+    blank = page.evaluate("thumbnail({...part, picture: null}).querySelector('img').src")
+    page.evaluate("src => Object.assign(new Image(), {src}).decode()", blank)  # not a broken one
     page.click("#brush")
     page.click("#fill")  # the region of the model
     page.keyboard.press("d")

@@ -3,6 +3,7 @@
 const LIMIT = 60; // parts that are shown
 const MOST_PIXELS = 4e6; // of a map on the screen; larger pictures are shrunk for it
 const OUTLINE = "#2fe6e6"; // as in reporting/drawing.py
+const BLANK = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>"; // no broken picture
 const $ = (id) => document.getElementById(id);
 let model, state, telling, corrections = [];
 let parts = [], fresh = []; // newest first; those that came while the list was asked for
@@ -116,7 +117,7 @@ function drawHead() {
     number(model.threshold)}. Drift: ${drifts}. Watched folder: ${watching ?? "none"}.`);
 }
 function thumbnail(one) {
-  const look = {loading: "lazy", decoding: "async", alt: "", src: one.picture ?? "data:,"};
+  const look = {loading: "lazy", decoding: "async", alt: "", src: one.picture ?? BLANK};
   const title = `${plain(one.name)}, ${clock(one.time)}`;
   const about = {type: "button", title, onclick: () => show(one)};
   const item = make("li", make("button", [make("img", [], "", look), make("span")], "", about));
@@ -142,6 +143,7 @@ function drawPart() {
   if (part && drawn !== part.id) act(drawPicture)(part);
   if (!part || loading) return; // the words come with the picture
   write("verdict", called(part), `is-${called(part)}`);
+  $("frames").hidden = $("overlay").hidden || called(part) === "good"; // as in the overlays
   write("name", part.name);
   const facts = [`score ${number(part.score)}`, `threshold ${number(threshold())}`,
     tried === null && part.confidence !== null && `confidence ${part.confidence.toFixed(2)}`,
@@ -151,7 +153,7 @@ function drawPart() {
 async function drawPicture(one) {
   [drawn, loading, strokes, marked] = [one.id, true, [], null];
   const loaded = async (kind) => {
-    const about = {id: kind, src: one[kind] ?? "data:,", alt: plain(`${kind} of ${one.name}`)};
+    const about = {id: kind, src: one[kind] ?? BLANK, alt: plain(`${kind} of ${one.name}`)};
     const image = make("img", [], "", {...about, hidden: !one[kind]});
     if (one[kind]) await image.decode().catch(() => { image.hidden = true; });
     return image;
@@ -172,15 +174,16 @@ async function drawPicture(one) {
 }
 const canvas = (made, width, height) =>
   Object.assign(made, {width, height}).getContext("2d", {willReadFrequently: true});
-function drawMap(image, map, boxes) { // the overlay and the frames of reporting/drawing.py
+function drawMap(image, map, boxes) { // the overlay and the frames of predicting/writing.py
   const {naturalWidth: width, naturalHeight: height} = image;
   $("stage").style.setProperty("--ratio", width / height);
   const shrink = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
-  const pens = [$("overlay"), make("canvas")].map((one) =>
+  const pens = [$("overlay"), make("canvas"), $("frames")].map((one) =>
     canvas(one, Math.ceil(width * shrink), Math.ceil(height * shrink)));
-  const layers = pens.map((pen, i) => {
-    pen.scale(shrink, shrink);
-    pen.drawImage([image, map][i], 0, 0, width, height);
+  for (const pen of pens) pen.scale(shrink, shrink);
+  const layers = [image, map].map((one, i) => {
+    const pen = pens[i];
+    pen.drawImage(one, 0, 0, width, height);
     return pen.getImageData(0, 0, pen.canvas.width, pen.canvas.height); });
   const [laid, region] = layers.map((layer) => layer.data), {colours} = model;
   for (let i = 0; i < laid.length; i += 4) {
@@ -189,12 +192,12 @@ function drawMap(image, map, boxes) { // the overlay and the frames of reporting
     for (let k = 0; k < 3; k++) laid[i + k] = grey + opacity * (colours[value][k] - grey);
     region.set(value > 127 ? [47, 230, 230, 255] : [0, 0, 0, 0], i); // at the middle: the threshold
   }
-  pens.forEach((pen, i) => pen.putImageData(layers[i], 0, 0));
+  layers.forEach((layer, i) => pens[i].putImageData(layer, 0, 0));
   marked = model.pixel_threshold ? pens[1].canvas : null;
-  pens[0].strokeStyle = OUTLINE;
-  const line = pens[0].lineWidth = Math.max(1, Math.min(width, height) / 250);
+  const frames = pens[2], line = frames.lineWidth = Math.max(1, Math.min(width, height) / 250);
+  frames.strokeStyle = OUTLINE;
   for (const one of boxes)
-    pens[0].strokeRect(one.x - line / 2, one.y - line / 2, one.width + line, one.height + line);
+    frames.strokeRect(one.x - line / 2, one.y - line / 2, one.width + line, one.height + line);
   paint();
 }
 function drawThreshold() {
@@ -288,7 +291,7 @@ function brush() { // on, off
 }
 const opacity = (by = 0) => {
   $("opacity").value = Number($("opacity").value) + by;
-  $("overlay").style.opacity = $("opacity").value; };
+  for (const id of ["overlay", "frames"]) $(id).style.opacity = $("opacity").value; };
 const attempt = (value) => {
   tried = value === "" || Number(value) === state.threshold ? null : Number(value);
   draw(); };
