@@ -110,8 +110,8 @@ def get_config() -> ml_collections.ConfigDict:
                 # Where anomalies may be painted: auto (by kind), object (on the part, which is
                 # segmented automatically), random (a part of the picture) or full.
                 "foreground": "auto",
-                # Where a defective test picture has no mask: error, or ignore (no pixel-level
-                # measures).
+                # Where a defective test picture has no mask: error, or ignore (pixel-level measures
+                # leave it out).
                 "missing_masks": "error",
                 "normal_share": 0.5,  # share of the training pictures left without an anomaly
                 # Share of the anomalies whose source takes the mean and the spread that each colour

@@ -79,7 +79,7 @@ def _corrected(config: Config, category: Category, file: str, known: set[str]) -
     unmarked = int(np.sum((new.labels == 1) & ~new.has_mask))
     if unmarked:
         logger.warning(
-            "in %d of them nobody marked the defect: there are no pixel-level measures", unmarked
+            "in %d of them nobody marked the defect: pixel-level measures leave those out", unmarked
         )
     return whole
 
@@ -122,13 +122,13 @@ def by_held_out(rule: str, category: Category) -> bool:
 def check_best(metric: str, category: Category) -> None:
     """Raise UserError where the metric of `train.keep_best` will not be known."""
     test = category.test
-    unmasked = int(np.sum((test.labels == 1) & ~test.has_mask)) if len(test.images) else 0
+    masks = test.has_mask[test.labels == 1] if len(test.images) else np.zeros(0, bool)
     if metric and not len(test.images):
         raise UserError(f"train.keep_best={metric}, but {category.folder} has no test pictures")
-    if metric.startswith(("pixel", "aupro")) and unmasked:
+    if metric.startswith(("pixel", "aupro")) and masks.size and not masks.any():
         raise UserError(
-            f"train.keep_best={metric}, but {unmasked} defective pictures in {category.folder} "
-            "have no mask"
+            f"train.keep_best={metric}, but none of the {masks.size} defective pictures in "
+            f"{category.folder} has a mask"
         )
 
 
@@ -145,9 +145,10 @@ def evaluate(
     theirs (`by_held_out`).
 
     Returns:
-      The measures that metrics.json holds: `metrics.of_images`, `of_pixels`, threshold_*, and in
-      dB reconstruction_psnr (`reconstruction.of_good`) and, where there are `examples`,
-      repaint_psnr (`reconstruction.of_painted`).
+      The measures that metrics.json holds: `metrics.of_images`, `of_pixels`, pixel_pictures (how
+      many pictures those are of: all but defective ones without a mask), threshold_*, and in dB
+      reconstruction_psnr (`reconstruction.of_good`) and, where there are `examples`, repaint_psnr
+      (`reconstruction.of_painted`).
     """
     about = shown(category)
     if about is category.held_out:
@@ -185,7 +186,8 @@ def measure(
     judged = model.judge(about)
     pixels = ranking(judged, model.config.evaluate.exact_pictures)
     values = metrics.of_images(judged.labels, judged.scores)
-    values |= {} if pixels is None else metrics.of_pixels(pixels)
+    if pixels is not None:
+        values |= metrics.of_pixels(pixels) | {"pixel_pictures": float(np.sum(~judged.unmarked))}
     values["reconstruction_psnr"] = reconstruction.of_good(
         judged.labels, judged.images, judged.reconstructions
     )
@@ -230,20 +232,23 @@ def good(judged: results.Judged | None) -> threshold.Good:
 
 
 def ranking(judged: results.Judged, exact_pictures: int) -> Ranking | None:
-    """The ranking of all pixels; None where a defective picture has no mask.
+    """The ranking of all pixels whose truth is known; None where no defective picture has a mask.
 
     Exact up to `exact_pictures` pictures; in bounded memory beyond.
     """
-    count = len(judged.names)
-    if any(judged.truth(row) is None for row in range(count)):
+    rows = np.flatnonzero(~judged.unmarked)
+    left_out = len(judged.names) - rows.size
+    if left_out and not np.any(judged.labels[rows]):
         return None
-    if count <= exact_pictures:
-        truth = np.array([judged.truth(row) for row in range(count)], bool)
-        return rank_pixels(truth.reshape(judged.maps.shape), judged.maps)
+    if left_out:
+        logger.info("pixel-level measures leave out %d defective pictures without mask", left_out)
+    if rows.size <= exact_pictures:
+        truth = np.array([judged.truth(row) for row in rows.tolist()], bool)
+        return rank_pixels(truth.reshape(-1, *judged.maps.shape[1:]), judged.maps[rows])
     pixels = Pixels()
-    for some in chunks(count):
-        truth = np.array([judged.truth(row) for row in some.tolist()], bool)
-        pixels.add(truth, np.array(judged.maps[some]))
+    for some in chunks(rows.size):
+        truth = np.array([judged.truth(row) for row in rows[some].tolist()], bool)
+        pixels.add(truth, np.array(judged.maps[rows[some]]))
     return pixels.ranking()
 
 

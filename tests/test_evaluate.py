@@ -85,6 +85,24 @@ def test_without_masks_the_pixel_threshold_is_a_share_of_good_pictures(tmp_path)
     assert values["threshold_pixel"] == pytest.approx((peaks[-2] + peaks[-1]) / 2, abs=1e-6)
 
 
+@pytest.mark.parametrize("exact", [100, 5])
+def test_pixel_measures_leave_out_defective_pictures_without_a_mask(tmp_path, monkeypatch, exact):
+    monkeypatch.setattr(chunks, "__defaults__", (4,))
+    pictures = pictures_of(np.arange(11) % 3 % 2)
+    defective = np.flatnonzero(pictures.labels)
+    pictures.has_mask[defective[1]] = False
+    pictures.masks[defective[1]] = 1  # what nobody marked, nobody reads
+    values = run(tmp_path / "some", pictures, evaluate__exact_pictures=exact)
+    marked = pictures.picked([row for row in range(11) if row != defective[1]])
+    expected = run(tmp_path / "marked", marked)
+    names = (*metrics.PIXEL_MEASURES, "pixel_f1_threshold", "threshold_pixel", "pixel_pictures")
+    for name in names:
+        assert values[name] == pytest.approx(expected[name], abs=1e-6), name
+    assert values["pixel_pictures"] == 10 and values["threshold_pictures"] == 11
+    report = (tmp_path / "some/eval/7/report.html").read_text()
+    assert "1 defective without a mask: pixel-level measures leave them out." in report
+
+
 def test_a_recall_that_was_asked_for(tmp_path):
     values = run(tmp_path, np.arange(9) % 2, [0] * 5, evaluate__threshold="recall:0.7")
     found, (_, rows) = threshold.read(tmp_path), written(tmp_path)

@@ -287,13 +287,13 @@ def test_a_run_without_test_pictures(toy, tmp_path):
 
 
 def test_missing_masks_by_configuration(toy, tmp_path):
-    folders.category(tmp_path)
-    (tmp_path / "disc/ground_truth/stain/001_mask.png").unlink()
+    folder = folders.category(tmp_path)
+    (folder / "ground_truth/stain/001_mask.png").unlink()
     final = train.run(configured(tmp_path, data__missing_masks="ignore"), tmp_path / "run")
     written = json.loads((tmp_path / "run/eval/7/metrics.json").read_text())
     for values in (final, written):
         assert "image_auroc" in values
-        assert not [key for key in values if key.startswith(("pixel", "aupro"))]
+        assert (values["pixel_pictures"], len(list(folder.glob("test/*/*")))) == (4, 5)
 
 
 @pytest.fixture

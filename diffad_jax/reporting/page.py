@@ -87,12 +87,18 @@ def _head(evaluation: Evaluation, groups: Sequence[cards.Group]) -> Markup:
         element("h1", evaluation.title),
         element("p", _result(evaluation), "lede"),
         _note(f"{_count(bad + good, 'picture')}: {bad} defective, {good} good."),
+        *_left_out(evaluation),
         _note(_origin(evaluation)),
         _note(f"Scored with {CHECKPOINT[checkpoint]} and {WEIGHTS[weights]}."),
         *([_note(BEST)] if checkpoint == "best" else []),
         element("nav", element("ul", join(items)), aria_label="Contents"),
     ]
     return element("header", join(parts))
+
+
+def _left_out(evaluation: Evaluation) -> Iterator[Markup]:
+    if count := int(np.sum(evaluation.judged.unmarked)):
+        yield _note(f"{count} defective without a mask: pixel-level measures leave them out.")
 
 
 def _result(evaluation: Evaluation) -> str:
@@ -209,7 +215,7 @@ def _types(evaluation: Evaluation, large: bool) -> Iterator[Markup]:
         lines.append(["good", *_scores(evaluation, good), *map(tables.number, [None] * 3)])
     yield table("By type of defect", heads, lines)
     words = "Image AUROC: this type against all good pictures. Pixel AP and AUPRO: within the "
-    words += "pictures of this type"
+    words += "pictures of this type that have a mask"
     if large:
         words += "; not measured in a set of more than evaluate.exact_pictures"
     yield _note(f"{words}.")
@@ -233,17 +239,13 @@ def _separation(evaluation: Evaluation, rows: Sequence[int]) -> str:
 
 
 def _found(evaluation: Evaluation, rows: Sequence[int], large: bool) -> list[str]:
-    """Pixel AP and AUPRO within some pictures; '-' where a mask is missing, or in a large set."""
-    missing = [tables.number(None)] * 2
-    if large:
+    """Pixel AP and AUPRO within those of some pictures that have a mask; '-' in a large set."""
+    missing, judged = [tables.number(None)] * 2, evaluation.judged
+    known = [row for row in rows if not judged.unmarked[row]]
+    masks = np.array([judged.truth(row) for row in known], bool)
+    if large or not masks.any() or masks.all():
         return missing
-    truths = [truth for row in rows if (truth := evaluation.judged.truth(row)) is not None]
-    if len(truths) < len(rows):
-        return missing
-    masks = np.stack(truths)
-    if not masks.any() or masks.all():
-        return missing
-    found = metrics.of_pixels(ranking.rank_pixels(masks, evaluation.judged.maps[rows]))
+    found = metrics.of_pixels(ranking.rank_pixels(masks, judged.maps[known]))
     return [tables.number(found[key]) for key in ("pixel_ap", "aupro_30")]
 
 

@@ -52,14 +52,19 @@ class Judged:
             return self.masks[row, ..., 0] > 0
         return np.zeros(self.maps[row].shape, bool) if self.labels[row] == 0 else None
 
+    @property
+    def unmarked(self) -> Bool[np.ndarray, " n"]:
+        """Which pictures have no `truth`; pixel-level measures leave them out."""
+        return (self.labels == 1) & ~(self.has_mask & (self.masks is not None))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
     """A judged set, the numbers that follow from it, and what they were made with.
 
     values: the measures by name, as `metrics.of_images` and `of_pixels` give them, and the
-    threshold's; pixels: the ranking of all pixels, None where the truth of one is not known;
-    threshold: from which score on a picture is called defective, None: no verdicts.
+    threshold's; pixels: the ranking of all pixels whose truth is known, None where no defective
+    picture's is; threshold: from which score on a picture is called defective, None: no verdicts.
     """
 
     judged: Judged
