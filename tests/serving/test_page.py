@@ -306,6 +306,9 @@ def test_every_width_and_scheme(shared, visit, width, scheme):
     options = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
     page = visit(shared.link, **options)
     text(page, "#verdict", "defective")
+    page.evaluate("write('middle', 'threshold of pixels 0.00005393')")
+    tops = [page.locator(f"#views > :nth-child({n})").bounding_box()["y"] for n in (1, 2)]
+    assert (tops[0] == tops[1]) == (width == 1280)  # side by side, if there is room
     page.keyboard.press("b")
     unnamed = "[...document.querySelectorAll('input')].filter((e) => !e.labels[0] && !e.ariaLabel)"
     assert page.evaluate(f"{unnamed}.map((e) => e.id)") == []

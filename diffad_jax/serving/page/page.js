@@ -3,7 +3,7 @@
 const LIMIT = 60; // parts that are shown
 const MOST_PIXELS = 4e6; // of a map on the screen; larger pictures are shrunk for it
 const OUTLINE = "#2fe6e6"; // as in reporting/drawing.py
-const BLANK = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>"; // no broken picture
+const BLANK = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
 const $ = (id) => document.getElementById(id);
 let model, state, telling, corrections = [];
 let parts = [], fresh = []; // newest first; those that came while the list was asked for
@@ -118,8 +118,7 @@ function drawHead() {
 }
 function thumbnail(one) {
   const look = {loading: "lazy", decoding: "async", alt: "", src: one.picture ?? BLANK};
-  const title = `${plain(one.name)}, ${clock(one.time)}`;
-  const about = {type: "button", title, onclick: () => show(one)};
+  const about = {title: `${plain(one.name)}, ${clock(one.time)}`, onclick: () => show(one)};
   const item = make("li", make("button", [make("img", [], "", look), make("span")], "", about));
   item.dataset.id = one.id;
   return item;
@@ -182,9 +181,8 @@ function drawMap(image, map, boxes) { // the overlay and the frames of predictin
     canvas(one, Math.ceil(width * shrink), Math.ceil(height * shrink)));
   for (const pen of pens) pen.scale(shrink, shrink);
   const layers = [image, map].map((one, i) => {
-    const pen = pens[i];
-    pen.drawImage(one, 0, 0, width, height);
-    return pen.getImageData(0, 0, pen.canvas.width, pen.canvas.height); });
+    pens[i].drawImage(one, 0, 0, width, height);
+    return pens[i].getImageData(0, 0, pens[i].canvas.width, pens[i].canvas.height); });
   const [laid, region] = layers.map((layer) => layer.data), {colours} = model;
   for (let i = 0; i < laid.length; i += 4) {
     const value = region[i], opacity = 0.85 * Math.min(1.5 * value / 255, 1);
@@ -319,8 +317,7 @@ document.addEventListener("keydown", (event) => {
   const typing = target.type === "number" || (target.type === "range" && !letter);
   const other = ctrlKey || metaKey || altKey || (letter && !$("use-keys").checked);
   if (typing || other || $("keys").open || $("parts").hidden || !Object.hasOwn(KEYS, key)) return;
-  event.preventDefault();
-  KEYS[key](); });
+  event.preventDefault(); KEYS[key](); });
 const BUTTONS = {good: "g", defective: "d", brush: "b", undo: "u", help: "?"};
 for (const [id, key] of Object.entries(BUTTONS)) on(id, KEYS[key]);
 on("follow", () => show(following ? part : parts[0], !following));
