@@ -14,6 +14,7 @@ import datetime
 import pathlib
 import platform
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -77,6 +78,8 @@ def main(argv: Sequence[str]) -> None:
     every = runs(given.arms, given.categories, given.seeds, given.out)
     if given.chart:
         chart(every).savefig(given.chart, metadata={"Date": None})
+    if not any(run.history() for run in every):
+        sys.exit(f"no run under {given.out} has begun")
     text = table(every)
     print(text)
     if given.append:

@@ -237,11 +237,13 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     metric, _, level = given.level.partition("=")
     every = runs(given.arms, given.categories, given.seeds, given.out)
-    for number, run in enumerate(every, 1):
-        if not given.table:
-            print(f"{number} of {len(every)}: {run.workdir}", flush=True)
-            execute(run, given.config, common)
+    unfinished = 0
+    for number, run in enumerate(() if given.table else every, 1):
+        print(f"{number} of {len(every)}: {run.workdir}", flush=True)
+        unfinished += not execute(run, given.config, common)
     print(table(every, metric, float(level)))
+    if unfinished:  # what follows, as in `make gpu-recipe`, does not take the table for the result
+        sys.exit(f"{unfinished} of {len(every)} runs are not finished; the same command goes on")
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

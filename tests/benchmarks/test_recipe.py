@@ -1,10 +1,12 @@
 """The study of recipes: which runs it makes, what it skips, what its table says."""
 
 import json
+import sys
 
 import pytest
 
 from benchmarks import curves, recipe
+from tests.support import folders
 
 
 def write(run: recipe.Run, auroc: float, *, step: int = 250, speed: float = 8.0):
@@ -57,6 +59,18 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     assert recipe.execute(finished, "", [])
     assert not recipe.execute(begun, "", []) and not recipe.execute(fresh, "", [])
     assert commands == [begun, fresh]
+
+
+def test_runs_that_fail_are_no_success(tmp_path):
+    """Neither of the study, nor of what appends its results."""
+    flags = ["--out", tmp_path, "--arms", "recipe", "--categories", tmp_path / "nothing"]
+    ended = folders.call([sys.executable, "-m", "benchmarks.recipe", *flags], tmp_path)
+    assert ended.returncode == 1 and "1 of 1 runs are not finished" in ended.stderr
+    results = tmp_path / "RESULTS.md"
+    append = [sys.executable, "-m", "benchmarks.curves", *flags, "--append", results]
+    ended = folders.call(append, tmp_path)
+    assert ended.returncode == 1 and f"no run under {tmp_path} has begun" in ended.stderr
+    assert not results.exists()
 
 
 def test_table(tmp_path):
