@@ -75,8 +75,9 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What it shows is a first time: nothing is there already.
 notebook: $(VENV)/dev.stamp
-	rm -rf runs/first_steps
+	rm -rf runs/first_steps data/quickstart data/cache
 	$(BIN)/python docs/run_notebook.py
 
 $(BIN)/python:

@@ -76,10 +76,10 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     given = flags.FLAGS
     every = runs(given.arms, given.categories, given.seeds, given.out)
+    if not any(list(timeline(run)) for run in every):
+        sys.exit(f"no run under {given.out} was judged yet")
     if given.chart:
         chart(every).savefig(given.chart, metadata={"Date": None})
-    if not any(run.history() for run in every):
-        sys.exit(f"no run under {given.out} has begun")
     text = table(every)
     print(text)
     if given.append:

@@ -66,10 +66,15 @@ def test_runs_that_fail_are_no_success(tmp_path):
     flags = ["--out", tmp_path, "--arms", "recipe", "--categories", tmp_path / "nothing"]
     ended = folders.call([sys.executable, "-m", "benchmarks.recipe", *flags], tmp_path)
     assert ended.returncode == 1 and "1 of 1 runs are not finished" in ended.stderr
+    [run] = recipe.runs(["recipe"], [str(tmp_path / "nothing")], ["0"], str(tmp_path))
+    run.workdir.mkdir()  # as one leaves it that ended before it was judged
+    (run.workdir / "config.json").write_text(json.dumps({"train": {"batch_size": 4}}))
+    line = {"kind": "train", "step": 10, "images_per_second": 8.0}
+    (run.workdir / "metrics.jsonl").write_text(json.dumps(line))
     results = tmp_path / "RESULTS.md"
     append = [sys.executable, "-m", "benchmarks.curves", *flags, "--append", results]
     ended = folders.call(append, tmp_path)
-    assert ended.returncode == 1 and f"no run under {tmp_path} has begun" in ended.stderr
+    assert ended.returncode == 1 and f"no run under {tmp_path} was judged yet" in ended.stderr
     assert not results.exists()
 
 
