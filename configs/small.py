@@ -9,7 +9,7 @@ hundreds of steps, and less noise: see the time steps below, which other picture
 
 How long: 1000 steps of 0.9 s on two CPU cores, 15 minutes, and the evaluations. What to expect on
 MVTec AD's bottle and grid: image AUROC 0.96 to 0.97 and 0.96 to 0.99 after 250 of them (two and
-three seeds), 0.98 and above 0.99 after 1000 (one seed; benchmarks/RECIPE.md).
+three seeds), 0.98 to 0.99 and above 0.99 after 1000 (three seeds each; benchmarks/RECIPE.md).
 """
 
 import ml_collections

@@ -76,8 +76,7 @@ def _corrected(config: Config, category: Category, file: str, known: set[str]) -
         good,
         defective,
     )
-    unmarked = int(np.sum((new.labels == 1) & ~new.has_mask))
-    if unmarked:
+    if unmarked := int(np.sum(new.unmarked)):
         logger.warning(
             "in %d of them nobody marked the defect: pixel-level measures leave those out", unmarked
         )
@@ -122,12 +121,13 @@ def by_held_out(rule: str, category: Category) -> bool:
 def check_best(metric: str, category: Category) -> None:
     """Raise UserError where the metric of `train.keep_best` will not be known."""
     test = category.test
-    masks = test.has_mask[test.labels == 1] if len(test.images) else np.zeros(0, bool)
     if metric and not len(test.images):
         raise UserError(f"train.keep_best={metric}, but {category.folder} has no test pictures")
-    if metric.startswith(("pixel", "aupro")) and masks.size and not masks.any():
+    defective = int(np.sum(test.labels == 1))
+    pixel_level = metric.startswith(("pixel", "aupro"))
+    if pixel_level and defective and np.sum(test.unmarked) == defective:
         raise UserError(
-            f"train.keep_best={metric}, but none of the {masks.size} defective pictures in "
+            f"train.keep_best={metric}, but none of the {defective} defective pictures in "
             f"{category.folder} has a mask"
         )
 

@@ -127,6 +127,11 @@ class Pictures:
         pictures = list(zip(self.names, self.stamps, self.defects, strict=True))
         return digest([pictures, self.parts_stamp])
 
+    @property
+    def unmarked(self) -> Bool[np.ndarray, " n"]:
+        """Which are defective and have no mask: nobody knows where."""
+        return (self.labels == 1) & ~self.has_mask
+
     def picked(self, rows: Sequence[int]) -> "Pictures":
         """Some of them."""
         index = np.array(rows, np.int64)

@@ -98,7 +98,9 @@ def _head(evaluation: Evaluation, groups: Sequence[cards.Group]) -> Markup:
 
 def _left_out(evaluation: Evaluation) -> Iterator[Markup]:
     if count := int(np.sum(evaluation.judged.unmarked)):
-        yield _note(f"{count} defective without a mask: pixel-level measures leave them out.")
+        measured = "pixel_auroc" in evaluation.values
+        then = "pixel-level measures leave them out" if measured else "no pixel-level measures"
+        yield _note(f"{count} defective without a mask: {then}.")
 
 
 def _result(evaluation: Evaluation) -> str:

@@ -194,6 +194,7 @@ def test_nothing_known_but_the_scores(tmp_path):
     tests = judged(masks=None, maps=np.zeros((6, 32, 32), np.float32))
     read = written(tmp_path, tests, {}, None)
     assert "There is no threshold" in " ".join(read.words)
+    assert "4 defective without a mask: no pixel-level measures." in read.words
     assert "Verdicts (pictures)" not in read.tables
     assert [len(article["images"]) for article in read.articles] == [4, 4, 4, 4, 5, 5]
     assert not any("✓" in word or "✗" in word for word in read.words)
