@@ -1,6 +1,8 @@
 """Eight CPU devices, run-time shape checks, rank promotion an error."""
 
+import importlib
 import os
+import pathlib
 import signal
 
 # A shell that starts the tests in its background has them, and what they start, ignore Ctrl-C.
@@ -22,8 +24,28 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Shapes in signatures are checked while the tests run.
-_hook = install_import_hook(["diffad_jax", "input_pipeline"], "beartype.beartype")
+# What a module below the hook imports first, jaxtyping compiles from source: 10 s, spared here.
+_LIBRARIES = (
+    *("flax.nnx", "matplotlib.figure", "optax", "orbax.checkpoint", "scipy.stats"),
+    *("sklearn.metrics", "tensorboardX", "tensorflow", "tensorflow_datasets"),
+)
+for _library in _LIBRARIES:
+    importlib.import_module(_library)
+
+
+def shaped() -> list[str]:
+    """The modules whose signatures give shapes."""
+    root = pathlib.Path(__file__).parents[1]
+    files = [*root.glob("diffad_jax/**/*.py"), *root.glob("input_pipeline/**/*.py")]
+    return [
+        ".".join(file.relative_to(root).with_suffix("").parts)
+        for file in files
+        if "from jaxtyping import" in file.read_text()
+    ]
+
+
+# Shapes are checked while the tests run; elsewhere a check takes longer than most calls.
+_hook = install_import_hook(shaped(), "beartype.beartype")
 
 
 @pytest.fixture

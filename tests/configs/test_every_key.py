@@ -298,7 +298,7 @@ def test_checkpoints_kept(tmp_path):
         mock.patch.object(train.checkpoint, "Checkpoints", side_effect=StopIteration) as opened,
         pytest.raises(StopIteration),
     ):
-        train.prepare.__wrapped__(config, tmp_path, sharding.data_mesh(), category, None, None)
+        train.prepare(config, tmp_path, sharding.data_mesh(), category, None, None)
     assert opened.call_args.args == (tmp_path, 3, 2)
     with checkpoint.Checkpoints(*opened.call_args.args) as checkpoints:
         due = [step for step in range(1, 13) if checkpoints.due(step)]

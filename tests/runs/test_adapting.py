@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import shutil
 import types
 
 import numpy as np
@@ -47,11 +48,20 @@ def station(tmp_path):
     return place / "corrections.jsonl"
 
 
-@pytest.fixture
-def run(toy, data, tmp_path):
-    work = tmp_path / "run"
-    train.run(test_train.configured(data), work)
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    work = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.pipeline, "numpy_batches", test_train.toy_batches)
+        test_train.make_toy(patch)
+        train.run(test_train.configured(data), work)
     return work
+
+
+@pytest.fixture
+def run(toy, trained, tmp_path):
+    """A finished run of the test's own."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def test_corrections_are_judged_and_find_the_threshold_anew(run, data, station, caplog):

@@ -15,18 +15,27 @@ from tests.test_train import configured, outcome
 toy, nothing_compiled = test_train.toy, test_train.nothing_compiled  # fixtures
 
 
-@pytest.fixture
-def data(tmp_path):
-    root = tmp_path / "data"
-    folders.category(root)
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with pictures, data, and a run that was stopped after 3 of 7 steps, run."""
+    root = tmp_path_factory.mktemp("stopped")
+    folders.category(root / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.pipeline, "numpy_batches", test_train.toy_batches)
+        test_train.make_toy(patch)
+        train.run(configured(root / "data", train__steps=3), root / "run")
     return root
 
 
 @pytest.fixture
-def begun(toy, data, tmp_path):
-    """A run that was stopped after 3 of 7 steps: (pictures, workdir)."""
-    train.run(configured(data, train__steps=3), tmp_path / "run")
-    return data, tmp_path / "run"
+def data(stopped, tmp_path):
+    return shutil.copytree(stopped / "data", tmp_path / "data")
+
+
+@pytest.fixture
+def begun(toy, data, stopped, tmp_path):
+    """Pictures and workdir of the test's own."""
+    return data, shutil.copytree(stopped / "run", tmp_path / "run")
 
 
 def test_a_workdir_belongs_to_one_configuration(data, tmp_path, nothing_compiled):

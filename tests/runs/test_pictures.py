@@ -20,21 +20,29 @@ from tests.test_train import configured
 toy = test_train.toy  # fixture
 
 
-@pytest.fixture
-def data(tmp_path):
-    """Good pictures alone."""
-    folder = folders.category(tmp_path / "data", test=0)
-    for path in folder.rglob("*.png"):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A folder with good pictures alone, data, and a run that was stopped after 3 of 7 steps."""
+    root = tmp_path_factory.mktemp("stopped")
+    for path in folders.category(root / "data", test=0).rglob("*.png"):
         Image.open(path).save(path, "BMP")  # any picture of this size has as many bytes
-    return tmp_path / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.pipeline, "numpy_batches", test_train.toy_batches)
+        test_train.make_toy(patch)
+        train.run(configured(root / "data", train__steps=3), root / "run")
+    return root
 
 
 @pytest.fixture
-def begun(toy, data, tmp_path):
-    """A run that was stopped after 3 of 7 steps, and the one picture that it holds out."""
-    train.run(configured(data, train__steps=3), tmp_path / "run")
-    (name,) = pictures.held_out(tmp_path / "run")
-    return tmp_path / "run", name
+def data(stopped, tmp_path):
+    return shutil.copytree(stopped / "data", tmp_path / "data")
+
+
+@pytest.fixture
+def begun(toy, data, stopped, tmp_path):
+    """The test's own workdir, and the one picture that the run holds out."""
+    (name,) = pictures.held_out(stopped / "run")
+    return shutil.copytree(stopped / "run", tmp_path / "run"), name
 
 
 def judged(workdir):

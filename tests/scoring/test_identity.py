@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -16,13 +17,23 @@ from tests.test_train import configured
 toy = test_train.toy  # fixture
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a category and a finished run."""
+    root = tmp_path_factory.mktemp("trained")
+    folders.category(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.pipeline, "numpy_batches", test_train.toy_batches)
+        test_train.make_toy(patch)
+        train.run(configured(root), root / "run")
+    return root
+
+
 @pytest.fixture
-def run(toy, tmp_path):
-    """(configuration, workdir) of a finished run."""
-    folders.category(tmp_path)
-    config = configured(tmp_path)
-    train.run(config, tmp_path / "run")
-    return config, tmp_path / "run"
+def run(toy, trained, tmp_path):
+    """(configuration, workdir) of a finished run of the test's own."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return configured(tmp_path), tmp_path / "run"
 
 
 def verdicts(path):
