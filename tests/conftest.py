@@ -1,5 +1,6 @@
 """Eight CPU devices, run-time shape checks, rank promotion an error."""
 
+import gc
 import importlib
 import os
 import pathlib
@@ -72,3 +73,9 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+def pytest_collection_finish():
+    """What the libraries have made is no garbage: no search of a test's goes through it again."""
+    gc.collect()
+    gc.freeze()

@@ -98,7 +98,7 @@ def _levels(values: np.ndarray) -> np.ndarray:
 def _sheet(figure: Figure) -> Axes:
     """One pair of axes for all that is drawn, in inches from the figure's upper left corner.
 
-    Axes of its own for each cell take half of a second more for each grid.
+    Axes for each cell would take half as long again.
     """
     width, height = figure.get_size_inches()
     sheet = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))

@@ -17,10 +17,10 @@ from diffad_jax.runs import folder
 from diffad_jax.scoring import threshold
 from diffad_jax.serving.corrections import Corrections
 from input_pipeline import datasets
-from tests import test_train
+from tests import test_safety, test_train
 from tests.support import folders
 
-data, toy = test_train.data, test_train.toy  # fixtures
+data, toy, whole = test_train.data, test_train.toy, test_safety.whole  # fixtures
 
 
 def told(station, seed, verdict, mask=None):
@@ -48,20 +48,10 @@ def station(tmp_path):
     return place / "corrections.jsonl"
 
 
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    work = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.pipeline, "numpy_batches", test_train.toy_batches)
-        test_train.make_toy(patch)
-        train.run(test_train.configured(data), work)
-    return work
-
-
 @pytest.fixture
-def run(toy, trained, tmp_path):
+def run(toy, whole, tmp_path):
     """A finished run of the test's own."""
-    return shutil.copytree(trained, tmp_path / "run")
+    return shutil.copytree(whole[0], tmp_path / "run")
 
 
 def test_corrections_are_judged_and_find_the_threshold_anew(run, data, station, caplog):
