@@ -5,7 +5,7 @@ r"""The recipe of `fast` at 64 px with small networks: for CPUs, and for a first
 
 What differs from `fast`: 3.2 million parameters, batches of 8 pictures, float32, learning rates for
 hundreds of steps, and less noise: see the time steps below, which other picture sizes call for, too
-(128 px: 175, 928, 106 and 262, computed and not tried).
+(128 px: 175, 928, 106 and 262; what came of it: benchmarks/RECIPE.md).
 
 How long: 1000 steps of 0.9 s on two CPU cores, 15 minutes, and the evaluations. What to expect on
 MVTec AD's bottle and grid: image AUROC 0.96 to 0.97 and 0.96 to 0.99 after 250 of them (two and
