@@ -47,14 +47,19 @@ def halve(folder):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    """The run that nothing happens to: folder and outcome."""
-    work = tmp_path_factory.mktemp("whole") / "run"
+def toy_run(config, work):
+    """A training of toy networks outside a test, whose folder tests copy."""
     with pytest.MonkeyPatch.context() as patch:
         test_train.make_toy(patch)
         patch.setattr(pipeline, "numpy_batches", test_train.toy_batches)
-        train.run(configured(data), work)
+        train.run(config, work)
+    return work
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The run that nothing happens to: folder and outcome."""
+    work = toy_run(configured(data), tmp_path_factory.mktemp("whole") / "run")
     return work, outcome(work)
 
 

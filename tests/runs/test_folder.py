@@ -10,6 +10,7 @@ from diffad_jax.method import steps
 from diffad_jax.runs import folder
 from tests import test_train
 from tests.support import folders
+from tests.test_safety import toy_run
 from tests.test_train import configured, outcome
 
 toy, nothing_compiled = test_train.toy, test_train.nothing_compiled  # fixtures
@@ -20,10 +21,7 @@ def stopped(tmp_path_factory):
     """A folder with pictures, data, and a run that was stopped after 3 of 7 steps, run."""
     root = tmp_path_factory.mktemp("stopped")
     folders.category(root / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.pipeline, "numpy_batches", test_train.toy_batches)
-        test_train.make_toy(patch)
-        train.run(configured(root / "data", train__steps=3), root / "run")
+    toy_run(configured(root / "data", train__steps=3), root / "run")
     return root
 
 

@@ -15,6 +15,7 @@ from diffad_jax.runs import pictures
 from input_pipeline import datasets
 from tests import test_train
 from tests.support import folders, sets
+from tests.test_safety import toy_run
 from tests.test_train import configured
 
 toy = test_train.toy  # fixture
@@ -26,10 +27,7 @@ def stopped(tmp_path_factory):
     root = tmp_path_factory.mktemp("stopped")
     for path in folders.category(root / "data", test=0).rglob("*.png"):
         Image.open(path).save(path, "BMP")  # any picture of this size has as many bytes
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.pipeline, "numpy_batches", test_train.toy_batches)
-        test_train.make_toy(patch)
-        train.run(configured(root / "data", train__steps=3), root / "run")
+    toy_run(configured(root / "data", train__steps=3), root / "run")
     return root
 
 

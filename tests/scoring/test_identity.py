@@ -12,6 +12,7 @@ from diffad_jax.scoring import threshold
 from diffad_jax.scoring.identity import SETTINGS, Identity, identify
 from tests import test_train
 from tests.support import folders, helpers
+from tests.test_safety import toy_run
 from tests.test_train import configured
 
 toy = test_train.toy  # fixture
@@ -22,10 +23,7 @@ def trained(tmp_path_factory):
     """A folder with a category and a finished run."""
     root = tmp_path_factory.mktemp("trained")
     folders.category(root)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.pipeline, "numpy_batches", test_train.toy_batches)
-        test_train.make_toy(patch)
-        train.run(configured(root), root / "run")
+    toy_run(configured(root), root / "run")
     return root
 
 
