@@ -34,11 +34,14 @@ _NOISY = (
 )
 _ROUGH = ("evaluate.residual=0", "evaluate.smoothing=0", *_NOISY)
 _REPAINT = ("model.difference=0", *_ROUGH)
+_PAPER = ("model.prediction=epsilon", "model.image_range=unit", "loss.target=normal", *_REPAINT)
 ARMS: dict[str, tuple[str, ...]] = {
-    "paper": (
-        *("model.prediction=epsilon", "model.image_range=unit", "loss.target=normal"),
-        *_REPAINT,
+    "rates": (  # the paper's method at its own learning rates, those of configs/default.py
+        *("unet_optim.rate=1e-4", "unet_optim.schedule=constant", "unet_optim.warmup_steps=0"),
+        *("segmentation_optim.rate=1e-5", "segmentation_optim.schedule=oscillating"),
+        *("segmentation_optim.warmup_steps=0", *_PAPER),
     ),
+    "paper": _PAPER,
     "clean": _REPAINT,
     "difference": _ROUGH,
     "noisy": _NOISY,
