@@ -24,6 +24,8 @@ from collections.abc import Iterator, Sequence
 
 from absl import app, flags
 
+from configs import default
+
 # Changes of the configuration that is given, one of the recipe's (small, fast). Each arm goes one
 # step from the paper's method to the recipe; what each is for: ARMS.md.
 _UNLIMITED = ("loss.snr_gamma=0",)
@@ -35,12 +37,13 @@ _NOISY = (
 _ROUGH = ("evaluate.residual=0", "evaluate.smoothing=0", *_NOISY)
 _REPAINT = ("model.difference=0", *_ROUGH)
 _PAPER = ("model.prediction=epsilon", "model.image_range=unit", "loss.target=normal", *_REPAINT)
+_RATES = tuple(
+    f"{part}.{key}={value}"
+    for part in ("unet_optim", "segmentation_optim")
+    for key, value in default.get_config()[part].items()
+)
 ARMS: dict[str, tuple[str, ...]] = {
-    "rates": (  # the paper's method at its own learning rates, those of configs/default.py
-        *("unet_optim.rate=1e-4", "unet_optim.schedule=constant", "unet_optim.warmup_steps=0"),
-        *("segmentation_optim.rate=1e-5", "segmentation_optim.schedule=oscillating"),
-        *("segmentation_optim.warmup_steps=0", *_PAPER),
-    ),
+    "rates": (*_RATES, *_PAPER),  # the paper's method at its own learning rates, too
     "paper": _PAPER,
     "clean": _REPAINT,
     "difference": _ROUGH,
